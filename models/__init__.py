@@ -1,0 +1,1 @@
+"""Forecasting networks: tensors in, tensors out; nothing of files, Redis or HTTP."""

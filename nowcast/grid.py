@@ -1,0 +1,206 @@
+"""The regular grid a frame lies on: rows from north to south, columns from west to east."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+
+from nowcast.errors import OutsideDomain, UnreadableFile
+
+#: Metres per degree of latitude on a sphere of the WGS 84 mean radius, 6 371 008.8 m.
+METRES_PER_DEGREE = 111_195.08
+
+
+@lru_cache(maxsize=64)
+def _crs(definition: str) -> CRS:
+    return CRS.from_user_input(definition)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid in the plane of a coordinate reference system.
+
+    Attributes:
+        crs_wkt: The reference system as WKT 2 (build with :meth:`from_crs` to give anything else).
+        nx: Number of columns.
+        ny: Number of rows.
+        x0: Centre of the first (western) column, in the CRS's unit (metres or degrees).
+        y0: Centre of the first (northern) row.
+        dx: Column spacing, positive.
+        dy: Row spacing, positive; row ``j`` has its centre at ``y0 - j * dy``.
+    """
+
+    crs_wkt: str
+    nx: int
+    ny: int
+    x0: float
+    y0: float
+    dx: float
+    dy: float
+
+    def __post_init__(self) -> None:
+        """Refuse a grid without cells, or with coordinates that are not finite."""
+        sizes_are_sound = self.nx > 0 and self.ny > 0 and self.dx > 0 and self.dy > 0
+        if not sizes_are_sound or not all(map(math.isfinite, (self.x0, self.y0, self.dx, self.dy))):
+            raise UnreadableFile(
+                "a grid needs at least one cell, positive finite spacing and a finite origin, but has "
+                f"{self.ny} rows, {self.nx} columns, spacing ({self.dx}, {self.dy}) "
+                f"and origin ({self.x0}, {self.y0})"
+            )
+
+    @classmethod
+    def from_crs(
+        cls, crs: str | dict[str, Any] | CRS, *, nx: int, ny: int, x0: float, y0: float, dx: float, dy: float
+    ) -> Grid:
+        """Return a grid from anything pyproj understands (PROJ string, EPSG code, CF attributes as a dict).
+
+        Raises:
+            UnreadableFile: If pyproj cannot make sense of the definition.
+        """
+        try:
+            parsed = CRS.from_cf(crs) if isinstance(crs, dict) else CRS.from_user_input(crs)
+        except (CRSError, KeyError, TypeError, ValueError) as error:
+            raise UnreadableFile(f"the coordinate reference system {crs!r} cannot be understood") from error
+        return cls(parsed.to_wkt(), int(nx), int(ny), float(x0), float(y0), float(dx), float(dy))
+
+    @classmethod
+    def from_coordinates(
+        cls, crs: str | dict[str, Any] | CRS, x: NDArray[np.floating], y: NDArray[np.floating]
+    ) -> Grid:
+        """Return the grid of evenly spaced cell centres ``x`` (ascending) and ``y`` (descending).
+
+        Raises:
+            UnreadableFile: If a coordinate is unevenly spaced (by a hundredth of a cell) or runs backwards.
+        """
+        spacings = []
+        for name, centres, direction in (("x", x, 1.0), ("y", y, -1.0)):
+            steps = np.diff(np.asarray(centres, dtype=np.float64)) * direction
+            if steps.size == 0 or not np.all(np.isfinite(steps)):
+                raise UnreadableFile(
+                    f"coordinate {name} needs at least two finite values, has {len(centres)}"
+                )
+            step = float(steps.mean())
+            drift = np.abs(np.cumsum(steps - step)).max()
+            if step <= 0 or drift > 0.01 * step + 1e-6 * float(np.abs(centres).max()):
+                raise UnreadableFile(
+                    f"coordinate {name} must be evenly spaced and run "
+                    f"{'west to east' if direction > 0 else 'north to south'}; steps are "
+                    f"{steps.min() * direction:g} to {steps.max() * direction:g}"
+                )
+            spacings.append(step)
+        return cls.from_crs(
+            crs, nx=len(x), ny=len(y), x0=float(x[0]), y0=float(y[0]), dx=spacings[0], dy=spacings[1]
+        )
+
+    @property
+    def crs(self) -> CRS:
+        """The coordinate reference system."""
+        return _crs(self.crs_wkt)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns, ``(ny, nx)``."""
+        return self.ny, self.nx
+
+    @cached_property
+    def x(self) -> NDArray[np.float64]:
+        """Centres of the columns ``(nx,)``, west to east."""
+        return self.x0 + self.dx * np.arange(self.nx, dtype=np.float64)
+
+    @cached_property
+    def y(self) -> NDArray[np.float64]:
+        """Centres of the rows ``(ny,)``, north to south."""
+        return self.y0 - self.dy * np.arange(self.ny, dtype=np.float64)
+
+    @property
+    def outer_bounds(self) -> tuple[float, float, float, float]:
+        """Outer edges ``(x_min, y_min, x_max, y_max)`` of the corner cells, in the CRS's unit."""
+        return (
+            self.x0 - self.dx / 2,
+            self.y0 - (self.ny - 0.5) * self.dy,
+            self.x0 + (self.nx - 0.5) * self.dx,
+            self.y0 + self.dy / 2,
+        )
+
+    @cached_property
+    def cell_km(self) -> tuple[float, float]:
+        """Height and width of the middle cell in km, counted on the ground for a lat/lon grid."""
+        if not self.crs.is_geographic:
+            factor = float(self.crs.axis_info[0].unit_conversion_factor) / 1000.0
+            return self.dy * factor, self.dx * factor
+        middle = math.radians(self.y0 - self.dy * (self.ny - 1) / 2)
+        degree_km = METRES_PER_DEGREE / 1000.0
+        return self.dy * degree_km, self.dx * degree_km * math.cos(middle)
+
+    @cached_property
+    def _to_plane(self) -> Transformer:
+        return Transformer.from_crs("EPSG:4326", self.crs, always_xy=True)
+
+    def lonlat_to_xy(self, lon: Any, lat: Any) -> tuple[Any, Any]:
+        """Return plane coordinates of WGS 84 longitude and latitude [degrees]; inf where undefined."""
+        return self._to_plane.transform(lon, lat)
+
+    def xy_to_lonlat(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Return WGS 84 longitude and latitude [degrees] of plane coordinates."""
+        return self._to_plane.transform(x, y, direction="INVERSE")
+
+    def cell_of(self, lat: float, lon: float) -> tuple[int, int]:
+        """Return row and column of the cell holding a WGS 84 point [degrees].
+
+        Raises:
+            OutsideDomain: If no cell holds it.
+        """
+        x, y = self.lonlat_to_xy(lon, lat)
+        column, row = (x - self.x0) / self.dx + 0.5, (self.y0 - y) / self.dy + 0.5
+        if not (0 <= column < self.nx and 0 <= row < self.ny):
+            (west, south, east, north) = self.lonlat_bounds
+            raise OutsideDomain(
+                f"the point {lat:g} N {lon:g} E lies outside the grid, which spans about "
+                f"{south:.2f} to {north:.2f} N and {west:.2f} to {east:.2f} E"
+            )
+        return int(row), int(column)
+
+    @cached_property
+    def lonlat_bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east and north limits [degrees] of the grid's outer edge."""
+        x_min, y_min, x_max, y_max = self.outer_bounds
+        along = np.linspace(0.0, 1.0, 41)
+        x, y = x_min + along * (x_max - x_min), y_min + along * (y_max - y_min)
+        lon, lat = self.xy_to_lonlat(
+            np.concatenate([x, x, np.full(41, x_min), np.full(41, x_max)]),
+            np.concatenate([np.full(41, y_min), np.full(41, y_max), y, y]),
+        )
+        lon, lat = lon[np.isfinite(lon)], lat[np.isfinite(lat)]
+        if lon.size == 0:
+            return -180.0, -90.0, 180.0, 90.0
+        return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
+
+    def matches(self, other: Grid, *, tolerance_cells: float = 0.05) -> bool:
+        """Return whether both grids have the same cells, to a fraction of a cell at the far corner."""
+        if self.shape != other.shape:
+            return False
+        if self.crs_wkt != other.crs_wkt and not self.crs.equals(other.crs, ignore_axis_order=True):
+            return False
+        tolerance_x, tolerance_y = tolerance_cells * self.dx, tolerance_cells * self.dy
+        return bool(
+            abs(self.x0 - other.x0) <= tolerance_x
+            and abs(self.y0 - other.y0) <= tolerance_y
+            and abs(self.x[-1] - other.x[-1]) <= tolerance_x
+            and abs(self.y[-1] - other.y[-1]) <= tolerance_y
+        )
+
+    def __str__(self) -> str:
+        """Return size, spacing, projection and place in one line."""
+        unit = "deg" if self.crs.is_geographic else "m"
+        west, south, east, north = self.lonlat_bounds
+        return (
+            f"{self.ny} x {self.nx} cells of {self.dy:g} x {self.dx:g} {unit} ({self.crs.name}), "
+            f"{south:.2f} to {north:.2f} N, {west:.2f} to {east:.2f} E"
+        )

@@ -1,0 +1,231 @@
+"""Settings of the whole service: environment variables ``NOWCAST_*`` and one TOML file of domains."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nowcast import files
+from nowcast.domain import Domain
+from nowcast.errors import SettingsError, UnknownDomain, UnreadableFile
+from nowcast.grid import Grid
+from nowcast.units import MAX_DBZ, NO_ECHO_DBZ, ZR
+
+log = logging.getLogger(__name__)
+
+#: What a domain may be called: it becomes a folder and a part of URLs.
+DOMAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GridTable(_Table):
+    """``[domains.NAME.grid]``: cells by their centres, north-west one first."""
+
+    crs: str
+    nx: Annotated[int, Field(gt=1, le=20_000)]
+    ny: Annotated[int, Field(gt=1, le=20_000)]
+    x0: Finite
+    y0: Finite
+    dx: Positive
+    dy: Positive
+
+    def build(self) -> Grid:
+        """Return the grid."""
+        return Grid.from_crs(self.crs, nx=self.nx, ny=self.ny, x0=self.x0, y0=self.y0, dx=self.dx, dy=self.dy)
+
+    @field_validator("crs")
+    @classmethod
+    def _is_understood(cls, value: str) -> str:
+        try:
+            Grid.from_crs(value, nx=1, ny=1, x0=0, y0=0, dx=1, dy=1)
+        except UnreadableFile as error:
+            raise ValueError("expected a PROJ string, an EPSG code or WKT") from error
+        return value
+
+
+class ZRTable(_Table):
+    """``zr = { a = 200, b = 1.6 }``: Z = a R^b."""
+
+    a: Positive = 200.0
+    b: Positive = 1.6
+
+
+class DomainTable(_Table):
+    """``[domains.NAME]``: see :class:`nowcast.domain.Domain` for the meaning of each key."""
+
+    title: str = ""
+    credit: str = ""
+    step_minutes: Annotated[int, Field(ge=1, le=30)]
+    leads: Annotated[int, Field(ge=1, le=72)] = 12
+    history: Annotated[int, Field(ge=1, le=24)] = 4
+    thresholds_dbz: Annotated[
+        tuple[Annotated[float, Field(gt=NO_ECHO_DBZ, le=MAX_DBZ)], ...], Field(min_length=1, max_length=16)
+    ] = (20.0, 30.0, 35.0, 40.0)
+    zr: ZRTable = ZRTable()
+    grid: GridTable | None = None
+    reproject: bool = False
+    max_dbz: Annotated[float, Field(ge=40, le=100)] = MAX_DBZ
+    model: str = "extrapolation"
+    future_minutes: Annotated[int, Field(ge=0, le=1440)] = 10
+    backfill_minutes: Annotated[int, Field(ge=1, le=10_080)] = 180
+
+    @field_validator("thresholds_dbz")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError("expected ascending thresholds without repetition")
+        return value
+
+    def build(self, name: str) -> Domain:
+        """Return the domain called ``name``."""
+        if self.reproject and self.grid is None:
+            raise SettingsError(f"domains.{name}.reproject: expected a [domains.{name}.grid] to reproject to")
+        plain = self.model_dump(exclude={"zr", "grid"})
+        return Domain(
+            name=name, zr=ZR(self.zr.a, self.zr.b), grid=self.grid.build() if self.grid else None, **plain
+        )
+
+
+class DomainsFile(_Table):
+    """The whole TOML file."""
+
+    domains: Annotated[dict[str, DomainTable], Field(min_length=1)]
+
+
+class Settings(BaseSettings):
+    """What an operator sets, each by an environment variable ``NOWCAST_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="NOWCAST_", extra="forbid", frozen=True)
+
+    data_dir: Path = Field(
+        Path("data"), description="Root of inbox, archive, forecasts, scores and quarantine"
+    )
+    domains_file: Path = Field(Path("nowcast.toml"), description="TOML file naming the domains")
+    metrics_host: str = Field("127.0.0.1", description="Address a worker serves /metrics on")
+    redis_url: str = Field("", description="Redis or Valkey to use; empty starts an embedded Valkey")
+    host: str = Field("127.0.0.1", description="Address the API listens on")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port the API listens on")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="Port a worker serves /metrics on; 0 serves none"
+    )
+    worker_metrics: str = Field(
+        "",
+        description="Comma-separated /metrics URLs of local workers that the API's /metrics repeats",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity logged"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run")
+    cache_seconds: Annotated[int, Field(ge=1)] = Field(
+        3600, description="How long Redis keeps a finished product (image, point answer)"
+    )
+    cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        64 * 2**20, description="Memory one API process spends on finished products"
+    )
+    poll_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        0.2, description="How often the inbox is looked through"
+    )
+    read_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Longest time one file may take to read before it is quarantined"
+    )
+    read_memory_mb: Annotated[int, Field(ge=256)] = Field(
+        3072, description="Address space [MiB] of the process that reads files"
+    )
+    sole_writer: bool = Field(
+        False, description="Whether no second worker of a kind shares the data directory (`nowcast up` sets it)"
+    )
+    keep_days: Annotated[int, Field(ge=0)] = Field(
+        0, description="Days forecasts and scores are kept; 0 keeps them for ever"
+    )
+    domains: dict[str, Domain] = Field(default_factory=dict, description="Filled from the TOML file")
+
+    def domain(self, name: str) -> Domain:
+        """Return a configured domain.
+
+        Raises:
+            UnknownDomain: If there is none of that name.
+        """
+        try:
+            return self.domains[name]
+        except KeyError:
+            raise UnknownDomain(
+                f"there is no domain {name!r}; configured are {', '.join(sorted(self.domains)) or 'none'}"
+            ) from None
+
+    def sweep(self, part: str) -> None:
+        """Remove files that killed writers left unfinished under one part of the data directory.
+
+        With a sole writer all of them are abandoned; else only those older than any write takes.
+        """
+        age = 0.0 if self.sole_writer else files.ABANDONED_SECONDS
+        for leftover in files.sweep_partials(self.data_dir / part, age):
+            log.info("removed the unfinished %s", leftover.name)
+
+    def inbox(self, domain: str) -> Path:
+        """Return the folder a domain's files are dropped into."""
+        return self.data_dir / "inbox" / domain
+
+    def quarantine(self, domain: str) -> Path:
+        """Return the folder files that cannot be used are kept in."""
+        return self.data_dir / "quarantine" / domain
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Return the settings of the environment, with ``overrides``, and the domains of the TOML file.
+
+    Raises:
+        SettingsError: With every wrong variable or key, what was expected and what came.
+    """
+    try:
+        settings = Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, "NOWCAST_")) from error
+    if settings.domains:
+        return settings
+    return settings.model_copy(update={"domains": load_domains(settings.domains_file)})
+
+
+def load_domains(path: Path) -> dict[str, Domain]:
+    """Return the domains a TOML file describes.
+
+    Raises:
+        SettingsError: Naming every wrong key, what was expected and what came.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: expected a TOML file of domains; {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    for name in table.get("domains", {}) if isinstance(table.get("domains"), dict) else ():
+        if not DOMAIN_NAME.fullmatch(name):
+            raise SettingsError(
+                f"{path}: domains.{name}: expected a name of lower-case letters, digits, - and _, at most 48"
+            )
+    try:
+        file = DomainsFile.model_validate(table)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_explain(error)}") from error
+    return {name: domain.build(name) for name, domain in file.domains.items()}
+
+
+def _explain(error: ValidationError, prefix: str = "") -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        key = prefix + key.upper() if prefix else key
+        given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"[:200]
+        lines.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}{given}")
+    return "; ".join(lines)

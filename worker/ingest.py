@@ -1,0 +1,254 @@
+"""Ingest: files dropped into the inboxes become archived frames, or land in quarantine with the reason."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from nowcast.archive import Archive
+
+from nowcast import errors, files
+from nowcast.domain import Domain
+from nowcast.frame import RawFrame, normalise, time_of
+from nowcast.sandbox import SandboxedReader
+from nowcast.settings import Settings
+from nowcast.telemetry import Telemetry
+from worker.bus import FRAMES, Bus
+
+log = logging.getLogger(__name__)
+
+#: Endings of files somebody is still writing.
+UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload")
+
+#: A file whose last change is older than this [s] is taken as complete.
+SETTLED_SECONDS = 0.3
+
+#: A file that cannot be read is tried again until its last change is this old [s]: its writer may be slow.
+PATIENCE_SECONDS = 5.0
+
+#: Wait [s] before a file is tried again, after the disk refused or while its writer may still be at work.
+RETRY_SECONDS = 1.0
+
+#: What became of a frame, by the error that refused it; the labels of ``nowcast_frames_total``.
+OUTCOMES: dict[type[errors.InputError], str] = {
+    errors.UnknownFormat: "unknown_format",
+    errors.UnreadableFile: "unreadable",
+    errors.TooLarge: "too_large",
+    errors.RefusedProduct: "refused_product",
+    errors.MissingExtra: "missing_extra",
+    errors.WrongGrid: "wrong_grid",
+    errors.WrongInterval: "wrong_interval",
+    errors.DuplicateFrame: "conflict",
+    errors.FutureFrame: "future",
+    errors.EmptyFrame: "empty",
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a file, or one frame of it, was not taken.
+
+    Attributes:
+        outcome: A label of :data:`OUTCOMES`.
+        reason: One sentence.
+    """
+
+    outcome: str
+    reason: str
+
+
+def now_utc() -> datetime:
+    """Return the time of the clock."""
+    return datetime.now(UTC)
+
+
+class Ingest:
+    """Watches the inboxes and archives what comes, one file after the other.
+
+    Nothing is lost at any point: a file leaves the inbox only after each of its frames is durable in the
+    archive, or the file itself lies in quarantine beside the reason. Killed in between, it is taken again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        telemetry: Telemetry,
+        bus: Bus | None = None,
+        *,
+        clock: Callable[[], datetime] = now_utc,
+    ) -> None:
+        self._settings, self._telemetry, self._bus, self._clock = settings, telemetry, bus, clock
+        self._archive = Archive(settings.data_dir / "archive")
+        self._reader = SandboxedReader(seconds=settings.read_seconds, memory_mb=settings.read_memory_mb)
+        self._domains = dict(settings.domains)
+        self._not_before: dict[Path, float] = {}
+
+    def prepare(self) -> None:
+        """Create the inboxes, remove what a killed predecessor left unfinished, start the reading process."""
+        for name in self._domains:
+            files.make_folder(self._settings.inbox(name))
+        self._settings.sweep("archive")
+        self._reader.warm_up()
+
+    def close(self) -> None:
+        """Stop the reading process."""
+        self._reader.close()
+
+    def poll(self) -> int:
+        """Take every complete file that waits in an inbox and return how many were."""
+        taken = 0
+        for name in self._domains:
+            for path in self._waiting(name):
+                try:
+                    self.take(name, path)
+                    taken += 1
+                except errors.StorageError as error:
+                    log.error("%s stays in the inbox: %s", path.name, error)
+                    self._not_before[path] = time.monotonic() + RETRY_SECONDS
+        return taken
+
+    def take(self, domain_name: str, path: Path) -> Counter[str]:
+        """Archive the frames of one file and return how many had which outcome.
+
+        The file is gone from the inbox afterwards, unless it may still be growing.
+
+        Raises:
+            StorageError: If the disk refuses; the file stays where it is.
+        """
+        arrived = _arrival(path)
+        outcomes: Counter[str] = Counter()
+        refusals: list[Refusal] = []
+        try:
+            with self._telemetry.timed("read", domain_name):
+                frames = self._reader.read(path)
+                first = next(frames, None)
+            while first is not None:
+                try:
+                    outcomes[self._take_frame(domain_name, first, arrived)] += 1
+                except errors.FrameRejected as error:
+                    refusals.append(Refusal(OUTCOMES[type(error)], str(error)))
+                first = next(frames, None)
+            if not outcomes and not refusals:
+                refusals.append(Refusal("empty", f"{path.name}: holds no frame"))
+        except errors.InputError as error:
+            if isinstance(error, errors.UnreadableFile | errors.UnknownFormat) and self._may_still_grow(path):
+                self._not_before[path] = time.monotonic() + RETRY_SECONDS
+                return outcomes
+            refusals.append(Refusal(OUTCOMES[type(error)], str(error)))
+        self._leave_inbox(domain_name, path, refusals)
+        outcomes.update(refusal.outcome for refusal in refusals)
+        for outcome, count in outcomes.items():
+            self._telemetry.frames.labels(domain_name, outcome).inc(count)
+        return outcomes
+
+    def _take_frame(self, name: str, raw: RawFrame, arrived: float) -> str:
+        domain = self._domain(name)
+        ahead = raw.time - self._clock()
+        if ahead > timedelta(minutes=domain.future_minutes):
+            raise errors.FutureFrame(
+                f"{raw.source}: claims {raw.time:%Y-%m-%dT%H:%M:%SZ}, {ahead / timedelta(minutes=1):.0f} "
+                f"minutes ahead of the clock; at most {domain.future_minutes} are allowed"
+            )
+        with self._telemetry.timed("normalise", name):
+            frame = normalise(raw, domain)
+        newest = self._archive.newest(name)
+        with self._telemetry.timed("archive", name):
+            is_new = self._archive.add(name, frame)
+        moment = time_of(frame)
+        self._announce(name, moment, arrived)
+        if not is_new:
+            return "duplicate"
+        if newest is None or moment > newest:
+            log.info("%s %s archived", name, f"{moment:%Y-%m-%dT%H:%M:%SZ}")
+            return "archived"
+        late = newest - moment > timedelta(minutes=domain.backfill_minutes)
+        log.info(
+            "%s %s archived, %s", name, f"{moment:%Y-%m-%dT%H:%M:%SZ}", "late" if late else "out of order"
+        )
+        return "late" if late else "out_of_order"
+
+    def _domain(self, name: str) -> Domain:
+        domain = self._domains[name]
+        if domain.grid is None and (grid := self._archive.grid(name)) is not None:
+            domain = self._domains[name] = replace(domain, grid=grid)
+        return domain
+
+    def _announce(self, name: str, moment: datetime, arrived: float) -> None:
+        if self._bus is None:
+            return
+        try:
+            self._bus.publish(FRAMES, domain=name, time=moment.isoformat(), arrived=f"{arrived:.3f}")
+        except errors.BusError as error:
+            log.warning("%s %s is archived but not announced: %s", name, f"{moment:%H:%M}", error)
+
+    def _waiting(self, name: str) -> list[Path]:
+        now, tick = time.time(), time.monotonic()
+        waiting = []
+        try:
+            with os.scandir(self._settings.inbox(name)) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name.lower().endswith(UNFINISHED):
+                        continue
+                    if not entry.is_file(follow_symlinks=False):
+                        continue
+                    path = Path(entry.path)
+                    settled = now - entry.stat().st_mtime >= SETTLED_SECONDS
+                    if settled and self._not_before.get(path, 0.0) <= tick:
+                        waiting.append(path)
+        except FileNotFoundError:
+            files.make_folder(self._settings.inbox(name))
+        return sorted(waiting)
+
+    @staticmethod
+    def _may_still_grow(path: Path) -> bool:
+        try:
+            return time.time() - path.stat().st_mtime < PATIENCE_SECONDS
+        except FileNotFoundError:
+            return False
+
+    def _leave_inbox(self, name: str, path: Path, refusals: list[Refusal]) -> None:
+        self._not_before.pop(path, None)
+        if not refusals:
+            files.remove(path)
+            return
+        target = quarantine_place(self._settings.quarantine(name), path)
+        log.warning("%s goes to quarantine: %s", path.name, refusals[0].reason)
+        note = {
+            "file": path.name,
+            "time": self._clock().isoformat(timespec="seconds"),
+            "refusals": [
+                {"outcome": refusal.outcome, "reason": refusal.reason} for refusal in refusals[:1000]
+            ],
+        }
+        files.make_folder(target.parent)
+        files.write_json(target.with_name(target.name + ".json"), note)
+        try:
+            path.replace(target)
+        except FileNotFoundError:
+            log.warning("%s vanished from the inbox", path.name)
+        except OSError as error:
+            raise files.storage_error("move into quarantine", path, error) from error
+
+
+def quarantine_place(folder: Path, path: Path) -> Path:
+    """Return where in quarantine a file goes: its name, numbered if an earlier file has taken it."""
+    target, number = folder / path.name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{path.stem}.{number}{path.suffix}"
+    return target
+
+
+def _arrival(path: Path) -> float:
+    try:
+        return (
+            path.stat().st_ctime
+        )  # when it got its name here, which a copied or moved file's mtime does not tell
+    except FileNotFoundError:
+        return time.time()

@@ -1,0 +1,190 @@
+"""Verify: every forecast is scored when its truth comes, beside persistence, and old days are tidied up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from nowcast.archive import Archive
+from nowcast.extrapolation import Persistence
+from nowcast.scorebook import ScoreBook
+from nowcast.store import ForecastStore
+
+from nowcast.domain import Domain
+from nowcast.errors import NowcastError
+from nowcast.frame import grid_of
+from nowcast.settings import Settings
+from nowcast.telemetry import Telemetry
+from nowcast.verification import Tally
+from worker.bus import FRAMES, Consumer, Message
+
+log = logging.getLogger(__name__)
+
+#: How often [s] the scores are compared with what could be scored, in case a message was lost.
+CATCH_UP_SECONDS = 10.0
+
+#: How often [s] the skill metrics are worked out anew.
+SKILL_SECONDS = 30.0
+
+#: Period the skill metrics cover.
+SKILL_PERIOD = timedelta(hours=24)
+
+#: Age of a day before its frames and scores are compacted: nothing late is expected any more.
+COMPACT_AFTER = timedelta(days=2)
+
+#: How often [s] old days are tidied up.
+TIDY_SECONDS = 3600.0
+
+#: A score: the method's name and the lead time in minutes.
+Key = tuple[str, int]
+
+
+class Verify:
+    """Scores what can be scored; what it writes is a function of the archive and can always be made again."""
+
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+        self._settings, self._telemetry = settings, telemetry
+        self._archive = Archive(settings.data_dir / "archive")
+        self._store = ForecastStore(settings.data_dir / "forecasts")
+        self._book = ScoreBook(settings.data_dir / "scores")
+        self._next_skill: dict[str, float] = {}
+        self._next_tidy = time.monotonic() + TIDY_SECONDS / 10
+
+    def prepare(self) -> None:
+        """Remove what a killed predecessor left unfinished."""
+        self._settings.sweep("scores")
+
+    def score(self, domain: Domain, valid_time: datetime) -> bool:
+        """Score every forecast for ``valid_time``, unless all are scored, and return whether any was new."""
+        if not self._archive.has(domain.name, valid_time):
+            return False
+        wanted = dict(self._scorable(domain, valid_time))
+        if not wanted.keys() - self._book.scored(domain.name, valid_time):
+            return False
+        with self._telemetry.timed("verify", domain.name):
+            truth = self._archive.load(domain.name, valid_time)
+            grid = grid_of(truth)
+            tallies: dict[Key, Tally] = {}
+            for (model, lead_minutes), issue_time in wanted.items():
+                tally = Tally.empty(domain.thresholds_dbz, grid)
+                if model == Persistence.name:
+                    field = self._archive.load(domain.name, issue_time).values
+                else:
+                    path = self._store.path(domain.name, issue_time, model)
+                    field = self._store.read_lead(path, lead_minutes)
+                tally.add(field, truth.values)
+                tallies[model, lead_minutes] = tally
+            self._book.save(domain.name, valid_time, tallies)
+        log.info("%s %s scored: %d", domain.name, f"{valid_time:%Y-%m-%dT%H:%M:%SZ}", len(tallies))
+        return True
+
+    def score_issue(self, domain: Domain, issue_time: datetime) -> None:
+        """Score a forecast whose truth was there before it."""
+        for lead in range(1, domain.leads + 1):
+            self.score(domain, issue_time + timedelta(minutes=lead * domain.step_minutes))
+
+    def catch_up(self) -> bool:
+        """Score the newest valid time that lacks a score, and return whether another may."""
+        for domain in self._settings.domains.values():
+            newest = self._archive.newest(domain.name)
+            if newest is None:
+                continue
+            span = timedelta(minutes=domain.backfill_minutes + domain.leads * domain.step_minutes)
+            for moment in reversed(self._archive.times(domain.name, start=newest - span)):
+                try:
+                    if self.score(domain, moment):
+                        return True
+                except NowcastError as error:
+                    log.error("%s %s cannot be scored: %s", domain.name, moment.isoformat(), error)
+        return False
+
+    def publish_skill(self, domain: Domain) -> None:
+        """Set the skill metrics from the scores of the last day, at most every :data:`SKILL_SECONDS`."""
+        newest = self._archive.newest(domain.name)
+        if newest is None or time.monotonic() < self._next_skill.get(domain.name, 0.0):
+            return
+        self._next_skill[domain.name] = time.monotonic() + SKILL_SECONDS
+        pooled = self._book.pooled(domain.name, start=newest - SKILL_PERIOD, end=newest)
+        for (model, lead_minutes), tally in pooled.items():
+            for threshold in tally.thresholds_dbz:
+                for name in ("csi", "far", "pod"):
+                    value = getattr(tally, name)(threshold)
+                    labels = (domain.name, model, name, f"{threshold:g}", f"{lead_minutes:g}")
+                    self._telemetry.skill.labels(*labels).set(float("nan") if value is None else value)
+
+    def tidy(self) -> None:
+        """Compact days that are complete, and drop forecasts and scores beyond ``keep_days``; hourly."""
+        if time.monotonic() < self._next_tidy:
+            return
+        self._next_tidy = time.monotonic() + TIDY_SECONDS
+        today = datetime.now(UTC)
+        for name in self._settings.domains:
+            for day in self._archive.days_to_compact(name, before=(today - COMPACT_AFTER).date()):
+                self._archive.compact(name, day)
+                self._book.compact(name, day)
+            if self._settings.keep_days:
+                before = today - timedelta(days=self._settings.keep_days)
+                self._store.prune(name, before=before)
+
+    def _scorable(self, domain: Domain, valid_time: datetime) -> Iterator[tuple[Key, datetime]]:
+        for lead in range(1, domain.leads + 1):
+            lead_minutes = lead * domain.step_minutes
+            issue_time = valid_time - timedelta(minutes=lead_minutes)
+            if self._archive.has(domain.name, issue_time):
+                yield (Persistence.name, lead_minutes), issue_time
+            for model in self._store.models(domain.name, issue_time):
+                if model != Persistence.name:
+                    yield (model, lead_minutes), issue_time
+
+
+class VerifyLoop:
+    """Joins :class:`Verify` to the bus: new truth first, then forecasts that came after their truth."""
+
+    def __init__(
+        self, verify: Verify, settings: Settings, frames: Consumer, forecasts: Consumer, telemetry: Telemetry
+    ) -> None:
+        self._verify, self._settings, self._telemetry = verify, settings, telemetry
+        self._frames, self._forecasts = frames, forecasts
+        self._next_catch_up = 0.0
+
+    def __call__(self, stop: threading.Event) -> None:
+        """Take one batch of each stream, or catch up by one valid time."""
+        idle = True
+        for consumer in (self._frames, self._forecasts):
+            messages = consumer.receive(block_seconds=0.25)
+            with consumer.holding(messages):
+                consumer.acknowledge(
+                    [message for message in messages if self._work(consumer.stream, message)]
+                )
+            consumer.report(self._telemetry)
+            idle = idle and not messages
+        if idle and time.monotonic() >= self._next_catch_up and not self._verify.catch_up():
+            self._next_catch_up = time.monotonic() + CATCH_UP_SECONDS
+        for domain in self._settings.domains.values():
+            self._verify.publish_skill(domain)
+        self._verify.tidy()
+
+    def without_broker(self) -> None:
+        """Go on from the archive alone."""
+        while self._verify.catch_up():
+            pass
+
+    def _work(self, stream: str, message: Message) -> bool:
+        try:
+            domain = self._settings.domains[message.fields["domain"]]
+            moment = datetime.fromisoformat(message.fields["time" if stream == FRAMES else "issue_time"])
+        except (KeyError, ValueError) as error:
+            log.error("a message without sense is dropped: %s (%s)", dict(message.fields), error)
+            return True
+        try:
+            if stream == FRAMES:
+                self._verify.score(domain, moment)
+            else:
+                self._verify.score_issue(domain, moment)
+        except NowcastError as error:
+            log.error("%s %s cannot be scored: %s", domain.name, moment.isoformat(), error)
+            return False
+        return True
