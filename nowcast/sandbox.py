@@ -13,7 +13,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +48,7 @@ class SandboxedReader:
         self.limits = limits or Limits()
         self._child: subprocess.Popen[bytes] | None = None
         self._files = 0
+        self._answering = False
 
     def __enter__(self) -> Self:
         return self
@@ -66,21 +67,25 @@ class SandboxedReader:
                 if pipe is not None:
                     pipe.close()
             self._child = None
+            self._answering = False
 
     def warm_up(self) -> None:
         """Start the child now, so that the first file does not wait for its imports."""
         self._running_child()
 
-    def read(self, path: Path) -> Iterator[RawFrame]:
+    def read(self, path: Path) -> Generator[RawFrame]:
         """Yield the raw frames of a file; abandon the iterator and the child is replaced.
 
         Raises:
             InputError: As the readers do; also when the child ran out of time or memory, or died.
         """
+        if self._answering:  # an earlier file was abandoned: its answers must not pass for this one's
+            self.close()
         child = self._running_child()
         assert child.stdin is not None and child.stdout is not None
         deadline = time.monotonic() + self.seconds
         finished = False
+        self._answering = True
         try:
             child.stdin.write(json.dumps({"path": str(path.absolute())}).encode() + b"\n")
             child.stdin.flush()
@@ -107,9 +112,11 @@ class SandboxedReader:
                 f"{path.name}: the reading process answered nonsense ({error})"
             ) from error
         finally:
-            self._files += 1
-            if not finished or self._files >= FILES_PER_CHILD:
-                self.close()
+            if self._child is child:  # else a later file has taken over already
+                self._files += 1
+                self._answering = False
+                if not finished or self._files >= FILES_PER_CHILD:
+                    self.close()
 
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._child.poll() is not None:

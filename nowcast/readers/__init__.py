@@ -1,0 +1,86 @@
+"""Readers: one module per format, chosen by what the file contains and never by its name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from nowcast.errors import TooLarge, UnknownFormat, UnreadableFile
+from nowcast.frame import RawFrame
+from nowcast.readers.source import Limits, Source
+
+__all__ = ["READERS", "Limits", "Source", "read"]
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_NETCDF_CLASSIC = b"CDF"
+
+#: Module of each format, and how its content may begin (no entry: the module alone can tell). The first that
+#: recognises a file reads it; ``cf`` takes every netCDF file the others leave.
+READERS: dict[str, tuple[bytes, ...]] = {
+    "odim": (_HDF5,),
+    "knmi": (_HDF5,),
+    "rainfields": (_HDF5, _NETCDF_CLASSIC),
+    "cf": (_HDF5, _NETCDF_CLASSIC),
+    "fmi_pgm": (b"P5",),
+    "mch_gif": (b"GIF8",),
+    "geotiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "grib": (b"GRIB",),
+    "nimrod": (b"\0\0\2\0",),
+    "radolan": (),
+}
+
+
+class Reader(Protocol):
+    """What each module of :data:`READERS` offers."""
+
+    def recognises(self, source: Source) -> bool:
+        """Return whether the content is of this format; a broken container may raise ``UnreadableFile``."""
+        ...
+
+    def read(self, source: Source, limits: Limits) -> Iterator[RawFrame]:
+        """Yield the frames, oldest first."""
+        ...
+
+
+def read(path: Path, limits: Limits | None = None) -> Iterator[RawFrame]:
+    """Yield the frames of a radar file, oldest first and one at a time.
+
+    Nothing is opened before the first frame is asked for.
+
+    Raises:
+        UnknownFormat: If no reader recognises the content.
+        UnreadableFile: If the file is gone, empty, truncated, corrupt or contradicts itself.
+        TooLarge: If it declares or expands to more than the limits allow.
+        RefusedProduct: If it holds no precipitation frame.
+        MissingExtra: If its format needs a dependency that is not installed.
+    """
+    limits = limits or Limits()
+    try:
+        if not path.is_file():  # a pipe or device would never end
+            raise UnreadableFile(
+                f"{path.name}: expected a file, found {'a folder' if path.is_dir() else 'none'}"
+            )
+        size = path.stat().st_size
+        source = Source(path, limits)
+        head = source.head
+    except OSError as error:
+        raise UnreadableFile(f"{path.name}: cannot be opened: {error.strerror}") from error
+    if size > limits.max_file_bytes:
+        raise TooLarge(f"{path.name}: {size} bytes; at most {limits.max_file_bytes} are read")
+    if not head:
+        raise UnreadableFile(f"{path.name}: is empty, or its compression is damaged")
+    yield from _reader(source).read(source, limits)
+
+
+def _reader(source: Source) -> Reader:
+    for name, beginnings in READERS.items():
+        if not beginnings or source.head.startswith(beginnings):
+            reader = cast(Reader, import_module(f"{__name__}.{name}"))
+            if reader.recognises(source):
+                return reader
+    raise UnknownFormat(
+        f"{source.path.name}: no reader knows content that begins with {source.head[:16]!r}; "
+        f"known formats are {', '.join(READERS)}"
+    )

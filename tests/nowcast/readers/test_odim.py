@@ -1,0 +1,467 @@
+"""ODIM_H5: synthetic composites, real ones against pysteps and their own metadata, hostile files."""
+
+from __future__ import annotations
+
+import gzip
+from datetime import UTC, datetime
+
+import h5py
+import numpy as np
+import pytest
+from hostile import damaged, outcomes
+from pyproj import Transformer
+
+from nowcast.errors import InputError, RefusedProduct, TooLarge, UnreadableFile
+from nowcast.frame import Quantity
+from nowcast.readers import Limits, odim, read
+
+LAEA = "+proj=laea +lat_0=55.0 +lon_0=10.0 +x_0=1950000.0 +y_0=-2100000.0 +units=m +ellps=WGS84"
+WHAT = {"gain": 0.5, "offset": -32.0, "nodata": 255.0, "undetect": 0.0}
+CODES = np.array([[255, 0, 1], [64, 100, 254]], np.uint8)
+DBZ = np.array([[np.nan, -np.inf, -31.5], [0.0, 18.0, 95.0]], np.float32)
+
+
+def where(rows=2, columns=3, cell=2000.0, west=1_000_000.0, north=-1_000_000.0, projdef=LAEA, grow=0.0):
+    """Return the attributes of a grid; ``grow`` moves each corner out by so many cells."""
+    back = Transformer.from_crs(projdef, "EPSG:4326", always_xy=True)
+    left, right = west - grow * cell, west + (columns + grow) * cell
+    top, bottom = north + grow * cell, north - (rows + grow) * cell
+    corners = {"LL": (left, bottom), "UL": (left, top), "UR": (right, top), "LR": (right, bottom)}
+    found = {"projdef": projdef, "xsize": columns, "ysize": rows, "xscale": cell, "yscale": cell}
+    for name, (x, y) in corners.items():
+        found[f"{name}_lon"], found[f"{name}_lat"] = back.transform(x, y)
+    return found
+
+
+def fill(group, **attributes):
+    for name, value in attributes.items():
+        if value is not None:
+            group.attrs[name] = np.bytes_(value) if isinstance(value, str) else value
+
+
+def add_field(file, path, data, *, quantity="DBZH", what=WHAT, product="MAX", start="005500", end="010000"):
+    """Write one dataset and data group; times on 2024-11-26."""
+    dataset, _ = path.split("/")
+    if dataset not in file:
+        fill(
+            file.create_group(f"{dataset}/what"),
+            product=product, startdate="20241126", starttime=start, enddate="20241126", endtime=end,
+        )  # fmt: skip
+    group = file.create_group(path)
+    if data is not None:
+        group.create_dataset("data", data=data, compression="gzip")
+    fill(group.create_group("what"), quantity=quantity, **what)
+    return group
+
+
+@pytest.fixture
+def composite(tmp_path):
+    """Return a function that writes a composite with one field, or an empty frame for tests to fill."""
+
+    def write(data=CODES, *, kind="COMP", place=None, name="composite.h5", libver=None, **field):
+        path = tmp_path / name
+        with h5py.File(path, "w", libver=libver) as file:
+            fill(file, Conventions="ODIM_H5/V2_4")
+            fill(
+                file.create_group("what"),
+                object=kind, version="H5rad 2.4", date="20241126", time="010000", source="ORG:247",
+            )  # fmt: skip
+            fill(file.create_group("where"), **(where() if place is None else place))
+            if data is not None:
+                add_field(file, "dataset1/data1", data, **field)
+        return path
+
+    return write
+
+
+def frame(path):
+    (found,) = read(path)
+    return found
+
+
+# Values and states ------------------------------------------------------------------------------------------
+
+
+def test_undetect_is_no_echo_and_nodata_is_not_observed(composite):
+    raw = frame(composite())
+    assert raw.quantity is Quantity.DBZH
+    np.testing.assert_array_equal(raw.values, DBZ)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.float32, ">f8", ">u2"])
+def test_every_number_type_gives_the_same_values(composite, kind):
+    np.testing.assert_array_equal(frame(composite(CODES.astype(kind))).values, DBZ)
+
+
+def test_undetect_of_a_rain_rate_is_zero(composite):
+    what = {"gain": 0.1, "offset": 0.0, "nodata": -1.0, "undetect": -2.0}
+    raw = frame(composite(np.array([[-1, -2, 0], [5, 7, 30]], np.int16), quantity="RATE", what=what))
+    np.testing.assert_allclose(raw.values, [[np.nan, 0, 0], [0.5, 0.7, 3.0]], rtol=1e-6)
+    assert (raw.quantity, raw.interval_minutes) == (Quantity.RATE, None)
+
+
+def test_a_number_that_is_both_nodata_and_undetect_is_not_observed(composite):
+    raw = frame(composite(what=WHAT | {"undetect": 255.0}))
+    assert np.isnan(raw.values[0, 0])
+
+
+def test_missing_marked_by_nan_and_no_echo_by_infinity(composite):
+    data = np.array([[np.nan, np.inf, 0.0], [1.0, 2.0, -5.0]])
+    what = {"gain": 1.0, "offset": 0.0, "nodata": np.nan, "undetect": np.inf}
+    raw = frame(composite(data, quantity="RATE", what=what))
+    np.testing.assert_array_equal(raw.values, [[np.nan, 0, 0], [1, 2, np.nan]])
+
+
+def test_an_undeclared_mark_far_below_any_radar_is_not_no_echo(composite):
+    raw = frame(composite(np.array([[-9999.0, -99.0, -np.inf], [0, np.inf, 30]])))
+    # Scaled by 0.5 and -32: -5031.5, -81.5, -inf; undetect is 0.
+    np.testing.assert_array_equal(raw.values, [[np.nan, -81.5, -np.inf], [-np.inf, np.nan, -17]])
+
+
+def test_an_accumulation_carries_its_interval_and_the_time_of_its_end(composite):
+    raw = frame(composite(quantity="ACRR", start="004500", end="010500"))
+    assert raw.time == datetime(2024, 11, 26, 1, 5, tzinfo=UTC)
+    assert raw.interval_minutes == 20
+
+
+def test_other_quantities_carry_the_nominal_time_and_no_interval(composite):
+    raw = frame(composite(start="005001", end="010459"))
+    assert raw.time == datetime(2024, 11, 26, 1, 0, tzinfo=UTC)
+    assert raw.interval_minutes is None
+
+
+def test_gzipped_composite_reads_the_same(composite, tmp_path):
+    plain = composite()
+    packed = tmp_path / "composite.h5.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    np.testing.assert_array_equal(frame(packed).values, DBZ)
+
+
+# Which field ------------------------------------------------------------------------------------------------
+
+
+def test_reflectivity_is_preferred_and_quality_passed_over(composite):
+    path = composite(None)
+    with h5py.File(path, "a") as file:
+        add_field(file, "dataset1/data1", CODES, quantity="QIND")
+        add_field(file, "dataset2/data1", CODES, quantity="RATE")
+        group = add_field(file, "dataset2/data2", CODES, quantity="DBZH")
+        group.create_dataset("quality1/data", data=CODES * 0)
+    raw = frame(path)
+    assert (raw.quantity, raw.attributes["odim_dataset"]) == (Quantity.DBZH, "/dataset2/data2")
+
+
+def test_datasets_count_in_the_order_of_their_numbers(composite):
+    path = composite(None)
+    with h5py.File(path, "a") as file:
+        add_field(file, "dataset10/data1", CODES * 0)
+        add_field(file, "dataset2/data1", CODES)
+    assert frame(path).attributes["odim_dataset"] == "/dataset2/data1"
+
+
+@pytest.mark.parametrize("kind", ["PVOL", "SCAN", "VP", "XSEC"])
+def test_polar_and_vertical_objects_are_refused(composite, kind):
+    with pytest.raises(RefusedProduct, match=f"object {kind} is not a cartesian composite"):
+        frame(composite(kind=kind))
+
+
+@pytest.mark.parametrize("quantity", ["HGHT", "QIND", "CLASS", "VRADH"])
+def test_what_is_no_precipitation_is_refused_by_name(composite, quantity):
+    with pytest.raises(RefusedProduct, match=f"holds {quantity}; expected one of DBZH, RATE, ACRR, TH"):
+        frame(composite(quantity=quantity))
+
+
+def test_a_vertical_section_is_refused(composite):
+    with pytest.raises(RefusedProduct, match="XSEC is no horizontal field"):
+        frame(composite(product="XSEC"))
+
+
+# Place ------------------------------------------------------------------------------------------------------
+
+
+def test_corners_are_the_outer_edges_of_the_corner_cells(composite):
+    grid = frame(composite()).grid
+    np.testing.assert_allclose(grid.outer_bounds, (1_000_000, -1_004_000, 1_006_000, -1_000_000), atol=0.01)
+    assert (grid.nx, grid.ny) == (3, 2)
+
+
+@pytest.mark.parametrize("grow", [-0.5, 0.5])
+def test_corners_given_as_centres_or_a_cell_too_wide_leave_the_middle_where_it_is(composite, grow):
+    grid = frame(composite(place=where(grow=grow))).grid
+    np.testing.assert_allclose(grid.outer_bounds, (1_000_000, -1_004_000, 1_006_000, -1_000_000), atol=0.01)
+
+
+def test_cells_given_in_kilometres_of_a_plane_in_metres(composite):
+    grid = frame(composite(place=where() | {"xscale": 2.0, "yscale": 2.0})).grid
+    assert (grid.dx, grid.dy) == (2000.0, 2000.0)
+
+
+def test_two_corners_are_enough(composite):
+    place = {name: value for name, value in where().items() if name[:2] not in ("UL", "LR")}
+    assert frame(composite(place=place)).grid.outer_bounds[0] == pytest.approx(1_000_000, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "because"),
+    [
+        ({"xsize": 4}, "where says 2 x 4 cells, the data have"),
+        ({"xscale": 4000.0}, "its corners lie 1.50 x 2.00 cells apart"),
+        ({"xscale": np.nan}, "where says a cell of nan"),
+        ({"xscale": None}, "no attribute where/xscale"),
+        ({"LL_lon": None}, "must give the corners LL and UR"),
+        ({"LL_lat": 95.0}, "no place in its projection"),
+        ({"UL_lon": where()["LL_lon"] + 0.03}, "its corners lie"),
+        ({"projdef": "+proj=nonsense"}, "cannot be understood"),
+        ({"projdef": "+proj=laea +nadgrids=grid.tif"}, "without references to files"),
+        ({"projdef": "+proj=laea +nadgrids=/etc/passwd"}, "is no parameter of a PROJ string"),
+        ({"projdef": "+init=epsg:4326"}, "is no parameter of a PROJ string"),
+        ({"projdef": ""}, "expected a PROJ string"),
+        ({"projdef": 7}, "must be text"),
+        ({"xscale": "wide"}, "must be a number"),
+    ],
+    ids=str,
+)
+def test_a_contradictory_place_is_unreadable(composite, change, because):
+    place = {name: value for name, value in (where() | change).items() if value is not None}
+    with pytest.raises(UnreadableFile, match=because):
+        frame(composite(place=place))
+
+
+@pytest.mark.parametrize(
+    ("field", "because"),
+    [
+        ({"what": WHAT | {"gain": np.nan}}, "gain nan and offset -32.0 must be finite"),
+        ({"what": WHAT | {"gain": 0.0}}, "gain 0.0"),
+        ({"what": WHAT | {"offset": np.inf}}, "offset inf"),
+        ({"what": WHAT | {"nodata": None}}, "whole numbers need"),
+        ({"quantity": "ACRR", "start": "010500"}, "starts 5 minutes after its end"),
+        ({"quantity": "ACRR", "start": "256199"}, "expected a time as"),
+        ({"quantity": "ACRR", "start": "noon"}, "got '20241126' 'noon'"),
+        ({"data": np.zeros((2, 3, 1), np.uint8)}, "the data have"),
+        ({"data": np.zeros((2, 3), "S4")}, "must hold numbers"),
+    ],
+    ids=str,
+)
+def test_contradictory_fields_are_unreadable(composite, field, because):
+    with pytest.raises(UnreadableFile, match=because):
+        frame(composite(**field))
+
+
+# Hostile files ----------------------------------------------------------------------------------------------
+
+
+def test_absurd_dimensions_are_refused_before_memory_is_taken(composite):
+    side = 1_000_000
+    path = composite(None, place=where() | {"xsize": side, "ysize": side})
+    with h5py.File(path, "a") as file:
+        group = add_field(file, "dataset1/data1", None)
+        group.create_dataset("data", shape=(side, side), dtype="f8", chunks=(1000, 1000))
+    with pytest.raises(TooLarge, match="at most 64000000"):
+        frame(path)
+
+
+def test_absurd_chunks_are_refused(composite):
+    path = composite(None)
+    with h5py.File(path, "a") as file:
+        group = add_field(file, "dataset1/data1", None)
+        group.create_dataset("data", shape=(2, 3), maxshape=(None, None), chunks=(9000, 9000), dtype="u1")
+    with pytest.raises(TooLarge, match="chunks of 81000000 cells"):
+        frame(path)
+
+
+def test_limits_of_the_caller_hold(composite):
+    with pytest.raises(TooLarge):
+        next(read(composite(), Limits(max_cells=5)))
+
+
+def test_links_out_of_the_file_are_not_followed(composite, tmp_path):
+    other = composite(name="other.h5")
+    path = composite(None)
+    with h5py.File(path, "a") as file:
+        file["dataset1"] = h5py.ExternalLink(str(other), "/dataset1")
+    with pytest.raises(UnreadableFile, match="link that may lead outside"):
+        frame(path)
+
+
+def test_soft_links_are_not_followed(composite):
+    path = composite()
+    with h5py.File(path, "a") as file:
+        file.move("dataset1/data1/data", "elsewhere")
+        file["dataset1/data1/data"] = h5py.SoftLink("/elsewhere")
+    with pytest.raises(UnreadableFile, match="link that may lead outside"):
+        frame(path)
+
+
+def test_numbers_stored_in_another_file_are_not_read(composite, tmp_path):
+    (tmp_path / "secret.bin").write_bytes(bytes(6))
+    path = composite(None)
+    with h5py.File(path, "a") as file:
+        group = add_field(file, "dataset1/data1", None)
+        outside = [(str(tmp_path / "secret.bin"), 0, 6)]
+        group.create_dataset("data", shape=(2, 3), dtype="u1", external=outside)
+    with pytest.raises(UnreadableFile, match="lie in another file"):
+        frame(path)
+
+
+def test_virtual_datasets_are_not_read(composite):
+    other = composite(name="other.h5")
+    layout = h5py.VirtualLayout(shape=(2, 3), dtype="u1")
+    layout[:] = h5py.VirtualSource(str(other), "dataset1/data1/data", shape=(2, 3))
+    path = composite(None)
+    with h5py.File(path, "a") as file:
+        add_field(file, "dataset1/data1", None).create_virtual_dataset("data", layout)
+    with pytest.raises(UnreadableFile, match="lie in another file"):
+        frame(path)
+
+
+def test_groups_in_a_circle_do_not_catch_the_reader(composite):
+    path = composite()
+    with h5py.File(path, "a") as file:
+        file["dataset1/dataset1"] = file["dataset1"]
+        file["dataset1/data2"] = file["dataset1"]
+        file["how"] = file["/"]
+    np.testing.assert_array_equal(frame(path).values, DBZ)
+
+
+def test_absurdly_long_attributes_are_refused(composite):
+    path = composite(libver="latest")
+    with h5py.File(path, "a", libver="latest") as file:
+        del file["what"].attrs["source"]
+        file["what"].attrs.create("source", np.bytes_(b"x" * 100_000))
+    with pytest.raises(TooLarge, match="attribute 'source' of /what has 100000 bytes"):
+        frame(path)
+
+
+def test_attributes_of_a_wrong_type_are_refused(composite):
+    path = composite()
+    with h5py.File(path, "a") as file:
+        file["dataset1/data1/what"].attrs["gain"] = file["where"].ref
+        file["dataset1/data1/what"].attrs["nodata"] = np.arange(3.0)
+    with pytest.raises(UnreadableFile, match=r"'nodata' of /dataset1/data1/what must be a number"):
+        frame(path)
+
+
+def test_an_unknown_filter_is_named(composite):
+    path = composite(None)
+    with h5py.File(path, "a") as file:
+        group = add_field(file, "dataset1/data1", None)
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((2, 3))
+        plan.set_filter(32999, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((2, 3))
+        h5py.h5d.create(group.id, b"data", h5py.h5t.NATIVE_UINT8, space, plan)
+    with pytest.raises(UnreadableFile, match="HDF5 filter number 32999, which is not installed"):
+        frame(path)
+
+
+def test_filters_stacked_to_explode_are_refused(composite):
+    path = composite(None)
+    with h5py.File(path, "a") as file:
+        group = add_field(file, "dataset1/data1", None)
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((2, 3))
+        plan.set_deflate(9)
+        plan.set_deflate(9)
+        space = h5py.h5s.create_simple((2, 3))
+        h5py.h5d.create(group.id, b"data", h5py.h5t.NATIVE_UINT8, space, plan)
+    with pytest.raises(UnreadableFile, match="passes twice through one of its filters"):
+        frame(path)
+
+
+def test_free_blocks_in_a_circle_do_not_take_all_memory(composite):
+    path = composite()
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"HEAP\0")
+    free, begin = (int.from_bytes(content[heap + at : heap + at + 8], "little") for at in (16, 24))
+    content[begin + free : begin + free + 8] = content[heap + 16 : heap + 24]  # the next block is itself
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile, match="free blocks in a circle"):
+        frame(path)
+
+
+def test_a_file_cut_anywhere_is_unreadable(composite):
+    path = composite()
+    content = path.read_bytes()
+    for size in range(8, len(content) - 1, 97):
+        path.write_bytes(content[:size])
+        with pytest.raises(InputError):
+            frame(path)
+
+
+def test_damaged_composites_raise_nothing_but_input_errors(composite, tmp_path):
+    content = composite(np.arange(600, dtype=np.uint8).reshape(20, 30), place=where(20, 30)).read_bytes()
+    ends = outcomes(odim, damaged(content, 400, seed=1, head=6000), tmp_path / "damaged.h5")
+    assert ends["UnreadableFile"] > 50
+    assert ends["frame"] > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["composite_swe_gmap.h5", "CPC2335513304_00060.001.h5", "belgium.comp.hdf"])
+def test_damaged_real_composites_raise_nothing_but_input_errors(shared_data, tmp_path, name):
+    content = (shared_data / "formats/odim" / name).read_bytes()
+    ends = outcomes(odim, damaged(content, 3000, seed=2, head=12_000), tmp_path / "damaged.h5")
+    assert ends["UnreadableFile"] > 500
+
+
+# Real composites --------------------------------------------------------------------------------------------
+
+ODYSSEY = "train/opera_odyssey_rate_20180824/T_PAAH21_C_EUOC_20180824180000.hdf"
+CIRRUS = "train/opera_cirrus_dbzh_20241126/T_PABV21_C_EUOC_20241126010000.hdf"
+
+
+def test_odyssey_keeps_undetect_and_nodata_apart(shared_data):
+    raw = frame(shared_data / ODYSSEY)
+    with h5py.File(shared_data / ODYSSEY) as file:
+        stored = file["dataset1/data1/data"][()]
+    np.testing.assert_array_equal(np.isnan(raw.values), stored == -9_999_000)
+    np.testing.assert_array_equal(raw.values == 0, (stored == -8_888_000) | (stored == 0))
+    assert raw.time == datetime(2018, 8, 24, 18, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("path", "quantity"), [(ODYSSEY, "RATE"), (CIRRUS, "DBZH")])
+def test_opera_agrees_with_pysteps(shared_data, path, quantity):
+    importers = pytest.importorskip("pysteps.io.importers", reason="pysteps is an optional oracle")
+    theirs, _, metadata = importers.import_odim_hdf5(str(shared_data / path), qty=quantity)
+    ours = frame(shared_data / path)
+    theirs = np.ma.filled(theirs, np.nan)
+    np.testing.assert_array_equal(np.isnan(ours.values), np.isnan(theirs))
+    # pysteps writes no echo as -30 dBZ, which is a measured value too: CIRRUS reaches down to -32 dBZ.
+    measured = np.isfinite(ours.values)
+    np.testing.assert_allclose(ours.values[measured], theirs[measured], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(theirs[np.isneginf(ours.values)], -30.0)
+    edges = [metadata[name] for name in ("x1", "y1", "x2", "y2")]
+    np.testing.assert_allclose(ours.grid.outer_bounds, edges, atol=1.0)
+    assert (metadata["xpixelsize"], metadata["ypixelsize"]) == (ours.grid.dx, ours.grid.dy)
+
+
+def test_meteoswiss_lies_on_the_national_grid(shared_data):
+    grid = frame(next(shared_data.glob("formats/odim/CPC*.h5"))).grid
+    # MeteoSwiss products span 2255 to 2965 km east, 840 to 1480 km north (LV95); the file rounds its corners.
+    np.testing.assert_allclose(grid.outer_bounds, (2_255_000, 840_000, 2_965_000, 1_480_000), atol=200)
+
+
+def test_both_opera_generations_share_their_cells(shared_data):
+    odyssey = frame(shared_data / ODYSSEY).grid
+    nimbus = frame(next(shared_data.glob("formats/opera_nimbus*/T_PAAH22*"))).grid
+    assert nimbus.matches(odyssey)
+
+
+def test_a_plane_with_axes_and_a_datum_is_read_as_its_corners_say(shared_data):
+    # The projection names a sphere (+a=+b) and a datum (WGS 84). On the sphere the corners lie 1093.5 rows
+    # apart, on the ellipsoid 1091.03; the file has 1090. Its columns, the same either way, span 801 of 800.
+    raw = frame(shared_data / "formats/odim/composite_swe_gmap.h5")
+    assert raw.grid.crs.ellipsoid.inverse_flattening == pytest.approx(298.257, abs=0.001)
+    with h5py.File(shared_data / "formats/odim/composite_swe_gmap.h5") as file:
+        corner = dict(file["where"].attrs)
+    x, y = raw.grid.lonlat_to_xy(corner["UL_lon"], corner["UL_lat"])
+    west, _, _, north = raw.grid.outer_bounds
+    assert abs(x - west) < 0.55 * raw.grid.dx
+    assert abs(y - north) < 0.55 * raw.grid.dy
+
+
+def test_of_two_datasets_of_one_quantity_the_first_is_read(shared_data):
+    raw = frame(shared_data / "formats/odim/comp4ctfilter.h5")
+    with h5py.File(shared_data / "formats/odim/comp4ctfilter.h5") as file:
+        first, second = (file[f"dataset{i}/data1/data"][()] for i in (1, 2))
+    np.testing.assert_array_equal(np.isneginf(raw.values), first == 0)
+    assert (first != second).any()
