@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from nowcast.grid import Grid
 from nowcast.units import MAX_DBZ, ZR
@@ -44,3 +45,13 @@ class Domain:
     backfill_minutes: int = 180
     title: str = ""
     credit: str = ""
+
+    def nominal_time(self, time: datetime) -> datetime:
+        """Return the full step a frame's time stands for, or ``time`` itself if none is near.
+
+        Some agencies stamp a composite seconds after its nominal time; a quarter of a step is near.
+        """
+        step = self.step_minutes * 60
+        seconds = time.timestamp()
+        nominal = round(seconds / step) * step
+        return datetime.fromtimestamp(nominal, tz=UTC) if abs(nominal - seconds) <= step / 4 else time

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
+import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from nowcast.grid import Grid
+from nowcast import files, netcdf
+from nowcast.errors import NoForecast, OutsideDomain, UnreadableFile
+from nowcast.frame import REFLECTIVITY_ATTRIBUTES
+from nowcast.grid import METRES_PER_DEGREE, Grid
+
+#: Cells between two motion vectors in a file; rain moves as one over some ten kilometres.
+MOTION_SPACING = 16
 
 
 @dataclass(frozen=True)
@@ -19,10 +29,10 @@ class Prediction:
     """What a method returns: one field per lead time, made when asked for.
 
     Attributes:
-        fields: Yields float32 dBZ ``(y, x)``, lead after lead; NaN = not covered, -10 dBZ = no echo. Lazy, so a
-            continental grid never holds all leads in memory.
-        motion: Displacement ``(2, y, x)`` [cells per step; rows southward, columns eastward] behind the forecast,
-            or ``None`` where the method has none.
+        fields: Yields float32 dBZ ``(y, x)``, lead after lead; NaN = not covered, -10 dBZ = no echo. Lazy, so
+            a continental grid never holds all leads in memory.
+        motion: Displacement ``(2, y, x)`` [cells per step; rows southward, columns eastward] behind the
+            forecast, or ``None`` where the method has none.
         degraded_reason: Why the method fell short of its usual self, empty if it did not.
     """
 
@@ -39,6 +49,15 @@ class Method(Protocol):
 
     def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
         """Return ``leads`` fields following the newest frame of ``cube`` ``reflectivity(time, y, x)``."""
+        ...
+
+
+@runtime_checkable
+class BatchMethod(Method, Protocol):
+    """A method that is faster asked for several forecasts at once: a network on a GPU."""
+
+    def predict_batch(self, cubes: Sequence[xr.DataArray], leads: int) -> list[Prediction]:
+        """Return a prediction for each of several cubes of one shape."""
         ...
 
 
@@ -71,3 +90,204 @@ class ForecastRecord:
     grid: Grid
     credit: str = ""
     zr: tuple[float, float] = (200.0, 1.6)
+
+
+def write_forecast(
+    path: Path, record: ForecastRecord, prediction: Prediction, *, exclusive: bool = False
+) -> None:
+    """Publish a forecast as CF netCDF: ``reflectivity(lead_time, y, x)`` [dBZ], NaN = not covered.
+
+    Fields are taken from the prediction one by one and kept deflated, so one lead is in memory at a time.
+
+    Args:
+        path: Where the file shall be.
+        record: What the file says about itself.
+        prediction: Fields, made while they are written; those beyond the record's leads are left.
+        exclusive: Never replace a file.
+
+    Raises:
+        ValueError: If a field has another shape than the grid, or there are fewer than the record has leads.
+        FileExistsError: If ``exclusive`` and the file exists when the forecast is complete.
+        StorageError: If the disk refuses; nothing is left behind.
+    """
+    with netcdf.new_file() as file:
+        _put_coordinates(file, record)
+        variable = netcdf.put_packed(
+            file,
+            "reflectivity",
+            {"lead_time": record.leads},
+            record.grid,
+            netcdf.COMPUTED,
+            REFLECTIVITY_ATTRIBUTES,
+            coordinates="time forecast_reference_time",
+        )
+        written = 0
+        for lead, field in enumerate(islice(prediction.fields, record.leads)):
+            if field.shape != record.grid.shape:
+                raise ValueError(
+                    f"{record.model}: expected fields of {record.grid.shape} cells, got {field.shape}"
+                )
+            netcdf.write_packed(variable, (lead,), netcdf.pack(field), netcdf.COMPUTED)
+            written += 1
+        if written != record.leads:
+            raise ValueError(f"{record.model}: expected {record.leads} fields, got {written}")
+        if prediction.motion is not None:
+            _put_motion(file, prediction.motion, record)
+        netcdf.put_attributes(file, _globals(record, prediction))
+        content = netcdf.image(file)
+    files.write_bytes(path, content, exclusive=exclusive)
+
+
+def _put_coordinates(file: h5py.File, record: ForecastRecord) -> None:
+    minutes = record.step_minutes * np.arange(1, record.leads + 1, dtype=np.int32)
+    netcdf.put_variable(
+        file,
+        "lead_time",
+        minutes,
+        ("lead_time",),
+        {"standard_name": "forecast_period", "long_name": "time since the newest frame", "units": "minutes"},
+    )
+    netcdf.put_grid(file, record.grid)
+    netcdf.put_time(
+        file,
+        "forecast_reference_time",
+        record.issue_time,
+        (),
+        {"standard_name": "forecast_reference_time", "long_name": "time of the newest frame"},
+    )
+    netcdf.put_time(
+        file,
+        "time",
+        [record.issue_time + timedelta(minutes=int(lead)) for lead in minutes],
+        ("lead_time",),
+        {"standard_name": "time", "long_name": "time the field is valid at"},
+    )
+
+
+def _globals(record: ForecastRecord, prediction: Prediction) -> dict[str, Any]:
+    return {
+        "Conventions": netcdf.CONVENTIONS,
+        "title": f"Precipitation nowcast of domain {record.domain}",
+        "source": f"{record.model} {record.model_version}",
+        "domain": record.domain,
+        "model": record.model,
+        "model_version": record.model_version,
+        "input_frames": " ".join(record.input_frames),
+        "degraded_reason": record.degraded_reason or prediction.degraded_reason,
+        "step_minutes": record.step_minutes,
+        "zr_a": record.zr[0],
+        "zr_b": record.zr[1],
+        "credit": record.credit,
+    }
+
+
+def _put_motion(file: h5py.File, motion: NDArray[np.float32], record: ForecastRecord) -> None:
+    """Add ``motion_x`` and ``motion_y`` [m/s] at every :data:`MOTION_SPACING`-th cell."""
+    grid = record.grid
+    rows = slice(min(MOTION_SPACING, grid.ny) // 2, None, MOTION_SPACING)
+    columns = slice(min(MOTION_SPACING, grid.nx) // 2, None, MOTION_SPACING)
+    for name, values in (("y", grid.y[rows]), ("x", grid.x[columns])):
+        plain = netcdf.attributes_of(file[name])
+        netcdf.put_variable(file, f"{name}_motion", values, (f"{name}_motion",), plain)
+    height, width = _cell_metres(grid, grid.y[rows])
+    seconds = 60.0 * record.step_minutes
+    southward, eastward = motion[0, rows, columns], motion[1, rows, columns]
+    for name, towards, velocity in (
+        ("motion_x", "increasing x (eastward on the grid)", eastward * width / seconds),
+        ("motion_y", "increasing y (northward on the grid)", -southward * height / seconds),
+    ):
+        netcdf.put_variable(
+            file,
+            name,
+            velocity.astype(np.float32),
+            ("y_motion", "x_motion"),
+            {
+                "long_name": f"velocity of precipitation, positive towards {towards}",
+                "units": "m s-1",
+                "grid_mapping": "crs",
+            },
+            compression="gzip",
+            shuffle=True,
+        )
+
+
+def _cell_metres(grid: Grid, y: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Return a cell's height and, for each row ``(y, 1)``, its width in metres; on the ground for degrees."""
+    if not grid.crs.is_geographic:
+        factor = float(grid.crs.axis_info[0].unit_conversion_factor)
+        return grid.dy * factor, np.full((len(y), 1), grid.dx * factor)
+    return grid.dy * METRES_PER_DEGREE, grid.dx * METRES_PER_DEGREE * np.cos(np.radians(y))[:, None]
+
+
+def open_forecast(path: Path) -> xr.Dataset:
+    """Return a forecast file, read as it is used: float32 dBZ, ``lead_time`` in minutes. Close it after use.
+
+    Raises:
+        NoForecast: If there is no such file.
+        UnreadableFile: If it is damaged.
+    """
+    try:
+        return xr.open_dataset(path, engine="h5netcdf", decode_coords="all", decode_timedelta=False)
+    except FileNotFoundError as error:
+        raise NoForecast(f"there is no forecast file {path}") from error
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise UnreadableFile(f"{path} is damaged: expected a forecast file, {error}") from error
+
+
+def read_record(path: Path) -> ForecastRecord:
+    """Return what a forecast file says about itself; raises as :func:`open_forecast`."""
+    with _reading(path) as file:
+        said = netcdf.attributes_of(file)
+        (issue_time,) = netcdf.times_of(file["forecast_reference_time"])
+        return ForecastRecord(
+            domain=said["domain"],
+            issue_time=issue_time,
+            step_minutes=said["step_minutes"],
+            leads=file["lead_time"].size,
+            model=said["model"],
+            model_version=said["model_version"],
+            input_frames=tuple(said["input_frames"].split()),
+            degraded_reason=said["degraded_reason"],
+            grid=netcdf.grid_in(file),
+            credit=said["credit"],
+            zr=(said["zr_a"], said["zr_b"]),
+        )
+
+
+def read_lead(path: Path, lead_index: int) -> NDArray[np.float32]:
+    """Return one field ``(y, x)`` [dBZ], NaN = not covered; the first lead has index 0.
+
+    Raises:
+        NoForecast: If there is no such file, or no such lead in it.
+        UnreadableFile: If it is damaged.
+    """
+    with _reading(path) as file:
+        variable = file["reflectivity"]
+        if not 0 <= lead_index < variable.shape[0]:
+            raise NoForecast(f"expected a lead from 0 to {variable.shape[0] - 1}, got {lead_index}")
+        return netcdf.unpack(variable[lead_index])
+
+
+def read_point(path: Path, row: int, column: int) -> NDArray[np.float32]:
+    """Return the series ``(lead_time,)`` [dBZ] of one cell; it touches one tile per lead.
+
+    Raises:
+        NoForecast: If there is no such file.
+        OutsideDomain: If there is no such cell.
+        UnreadableFile: If it is damaged.
+    """
+    with _reading(path) as file:
+        variable = file["reflectivity"]
+        _, rows, columns = variable.shape
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise OutsideDomain(f"expected a cell of {rows} x {columns}, got row {row}, column {column}")
+        return netcdf.unpack(variable[:, row, column])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    try:
+        with netcdf.reading(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise NoForecast(f"there is no forecast file {path}") from error

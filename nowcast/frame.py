@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,7 +24,7 @@ LONGEST_FRAME_MINUTES = 30.0
 
 
 class Quantity(StrEnum):
-    """What a raw frame's numbers are, by the ODIM_H5 2.4 names (table 16)."""
+    """What a raw frame's numbers are, by the names of ODIM_H5."""
 
     DBZH = "DBZH"  #: logged horizontally polarised reflectivity factor, corrected [dBZ]
     TH = "TH"  #: the same, uncorrected [dBZ]
@@ -46,7 +48,7 @@ class RawFrame:
         quantity: What the numbers are.
         time: Nominal time, UTC; for an accumulation the end of its interval.
         grid: Where the cells lie.
-        interval_minutes: Interval an accumulation covers, or the nominal step of the product; ``None`` unknown.
+        interval_minutes: Interval an accumulation covers, or the product's nominal step; ``None`` unknown.
         source: Agency and product for people, such as ``"DWD RADOLAN RY"``.
         attributes: Further facts worth keeping (strings and numbers only).
     """
@@ -92,10 +94,10 @@ def check_is_frame(raw: RawFrame) -> None:
 def normalise(raw: RawFrame, domain: Domain) -> xr.DataArray:
     """Return the frame ``reflectivity(y, x)`` [dBZ] on the domain's grid, ready for archive and forecast.
 
-    Accumulations are divided by their interval; rates become dBZ by the domain's Z-R relation, which is recorded;
-    no echo and everything below become exactly -10 dBZ; values above ``domain.max_dbz`` are bounded to it and
-    counted; another grid is brought to the domain's by nearest neighbour, so the three states never mix. NaN
-    stays "not observed".
+    Accumulations are divided by their interval; rates become dBZ by the domain's Z-R relation, which is
+    recorded; no echo and everything below become exactly -10 dBZ; values above ``domain.max_dbz`` are bounded
+    to it and counted; the time becomes the domain's full step it stands for; another grid is brought to the
+    domain's by nearest neighbour, so the three states never mix. NaN stays "not observed".
 
     Raises:
         RefusedProduct: If the frame is no frame of a nowcast (an hourly sum).
@@ -106,8 +108,8 @@ def normalise(raw: RawFrame, domain: Domain) -> xr.DataArray:
     check_is_frame(raw)
     if raw.quantity is Quantity.ACRR and abs((raw.interval_minutes or 0) - domain.step_minutes) > 0.5:
         raise WrongInterval(
-            f"{raw.source}: domain {domain.name!r} takes sums over its step of {domain.step_minutes} minutes, "
-            f"got a sum over {raw.interval_minutes:g} minutes"
+            f"{raw.source}: domain {domain.name!r} takes sums over its step of {domain.step_minutes} "
+            f"minutes, got a sum over {raw.interval_minutes:g} minutes"
         )
     grid = domain.grid or raw.grid
     values = raw.values
@@ -134,6 +136,7 @@ def normalise(raw: RawFrame, domain: Domain) -> xr.DataArray:
         np.minimum(dbz, np.float32(domain.max_dbz), out=dbz)
 
     attributes: dict[str, Any] = {
+        **raw.attributes,
         "source": raw.source,
         "quantity": str(raw.quantity),
         "interval_minutes": float(raw.interval_minutes or domain.step_minutes),
@@ -141,9 +144,11 @@ def normalise(raw: RawFrame, domain: Domain) -> xr.DataArray:
         "zr_b": domain.zr.b,
         "bounded_pixels": bounded,
         "observed_fraction": round(observed / dbz.size, 6),
-        **raw.attributes,
     }
-    return frame_array(dbz, grid, raw.time, attributes)
+    time = domain.nominal_time(raw.time)
+    if time != raw.time:
+        attributes["time_in_file"] = raw.time.isoformat()
+    return frame_array(dbz, grid, time, attributes)
 
 
 def frame_array(
@@ -159,7 +164,7 @@ def frame_array(
     )
 
 
-#: CF attributes of every reflectivity array (CF standard name table 92).
+#: CF attributes of every reflectivity array.
 REFLECTIVITY_ATTRIBUTES = {
     "standard_name": "equivalent_reflectivity_factor",
     "long_name": "reflectivity of precipitation; -10 dBZ = no echo, missing = not observed",
@@ -173,7 +178,9 @@ def grid_coordinates(grid: Grid) -> dict[str, Any]:
     if grid.crs.is_geographic:
         names, unit = ("longitude", "latitude"), ("degrees_east", "degrees_north")
     else:
-        names, unit = ("projection_x_coordinate", "projection_y_coordinate"), ("m", "m")
+        metres = grid.crs.axis_info[0].unit_conversion_factor
+        length = "km" if metres == 1000.0 else "m"
+        names, unit = ("projection_x_coordinate", "projection_y_coordinate"), (length, length)
     return {
         "y": ("y", grid.y, {"standard_name": names[1], "units": unit[1], "axis": "Y"}),
         "x": ("x", grid.x, {"standard_name": names[0], "units": unit[0], "axis": "X"}),
@@ -182,9 +189,15 @@ def grid_coordinates(grid: Grid) -> dict[str, Any]:
 
 
 def _grid_mapping_attributes(grid: Grid) -> dict[str, Any]:
+    with warnings.catch_warnings():  # what CF's parameters cannot say, such as a skew angle, crs_wkt does
+        warnings.simplefilter("ignore", UserWarning)
+        parameters = grid.crs.to_cf()
     attributes = {
-        key: value for key, value in grid.crs.to_cf().items() if value is not None and value != "undefined"
+        key: value for key, value in parameters.items() if value is not None and value != "undefined"
     }
+    if attributes.get("grid_mapping_name") == "polar_stereographic":  # CF wants the pole, PROJ leaves it out
+        pole = math.copysign(90.0, attributes.get("standard_parallel", 90.0))
+        attributes.setdefault("latitude_of_projection_origin", pole)
     return {"grid_mapping_name": "unknown", **attributes, "crs_wkt": grid.crs_wkt}
 
 

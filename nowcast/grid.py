@@ -23,6 +23,25 @@ def _crs(definition: str) -> CRS:
     return CRS.from_user_input(definition)
 
 
+@lru_cache(maxsize=64)
+def _between(source_wkt: str, target_wkt: str) -> Transformer:
+    return Transformer.from_crs(_crs(source_wkt), _crs(target_wkt), always_xy=True)
+
+
+def _exact_step(centres: NDArray[np.float64], mean_step: float) -> float:
+    """Return the step that gives ``centres`` back to the last bit, the mean if none does.
+
+    A grid that is written as coordinates and read again is then the same grid and compares as such.
+    """
+    count = np.arange(len(centres))
+    decimals = (float(f"{mean_step:.{digits}g}") for digits in range(3, 18))
+    neighbours = (mean_step + ulps * float(np.spacing(mean_step)) for ulps in range(-8, 9))
+    for step in (*decimals, *neighbours):
+        if np.array_equal(centres[0] + step * count, centres):
+            return step
+    return mean_step
+
+
 @dataclass(frozen=True)
 class Grid:
     """A regular grid in the plane of a coordinate reference system.
@@ -94,7 +113,7 @@ class Grid:
                     f"{'west to east' if direction > 0 else 'north to south'}; steps are "
                     f"{steps.min() * direction:g} to {steps.max() * direction:g}"
                 )
-            spacings.append(step)
+            spacings.append(abs(_exact_step(np.asarray(centres, dtype=np.float64), step * direction)))
         return cls.from_crs(
             crs, nx=len(x), ny=len(y), x0=float(x[0]), y0=float(y[0]), dx=spacings[0], dy=spacings[1]
         )
@@ -158,6 +177,7 @@ class Grid:
             OutsideDomain: If no cell holds it.
         """
         x, y = self.lonlat_to_xy(lon, lat)
+        x = self.unwound(x)
         column, row = (x - self.x0) / self.dx + 0.5, (self.y0 - y) / self.dy + 0.5
         if not (0 <= column < self.nx and 0 <= row < self.ny):
             (west, south, east, north) = self.lonlat_bounds
@@ -166,6 +186,17 @@ class Grid:
                 f"{south:.2f} to {north:.2f} N and {west:.2f} to {east:.2f} E"
             )
         return int(row), int(column)
+
+    def unwound(self, x: Any) -> Any:
+        """Return plane ``x`` [degrees] moved by whole turns to within half a turn of the grid's middle.
+
+        Longitude 98 W is 262 on a grid that counts from 0 to 360; coordinates in metres stay as they are.
+        """
+        if not self.crs.is_geographic:
+            return x
+        west = self.x0 + self.dx * (self.nx - 1) / 2 - 180.0
+        with np.errstate(invalid="ignore"):  # a point PROJ cannot place is inf, and stays nowhere
+            return west + np.mod(np.asarray(x) - west, 360.0)
 
     @cached_property
     def lonlat_bounds(self) -> tuple[float, float, float, float]:
@@ -183,18 +214,19 @@ class Grid:
         return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
     def matches(self, other: Grid, *, tolerance_cells: float = 0.05) -> bool:
-        """Return whether both grids have the same cells, to a fraction of a cell at the far corner."""
+        """Return whether both grids have the same cells on the ground, to a fraction of a cell at corners.
+
+        The same projection comes in many words (with or without its code, a name, a datum's ensemble), so
+        places are compared, not definitions.
+        """
         if self.shape != other.shape:
             return False
-        if self.crs_wkt != other.crs_wkt and not self.crs.equals(other.crs, ignore_axis_order=True):
-            return False
-        tolerance_x, tolerance_y = tolerance_cells * self.dx, tolerance_cells * self.dy
-        return bool(
-            abs(self.x0 - other.x0) <= tolerance_x
-            and abs(self.y0 - other.y0) <= tolerance_y
-            and abs(self.x[-1] - other.x[-1]) <= tolerance_x
-            and abs(self.y[-1] - other.y[-1]) <= tolerance_y
-        )
+        rows, columns = [0, 0, -1, -1, self.ny // 2], [0, -1, 0, -1, self.nx // 2]
+        x, y = other.x[columns], other.y[rows]
+        if self.crs_wkt != other.crs_wkt:
+            x, y = _between(other.crs_wkt, self.crs_wkt).transform(x, y)
+        off_x, off_y = np.abs(x - self.x[columns]).max(), np.abs(y - self.y[rows]).max()
+        return bool(off_x <= tolerance_cells * self.dx and off_y <= tolerance_cells * self.dy)
 
     def __str__(self) -> str:
         """Return size, spacing, projection and place in one line."""
