@@ -1,0 +1,147 @@
+"""The methods there are, and the order they stand in for each other: a forecast always comes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import xarray as xr
+
+from nowcast.errors import NowcastError, UnknownModel
+from nowcast.extrapolation import Extrapolation, Persistence
+from nowcast.forecast import BatchMethod, Method, Prediction
+
+log = logging.getLogger(__name__)
+
+#: Every forecasting method by name, made for a device ("auto", "cpu", "cuda"). Called for each forecast, so
+#: one that loads weights keeps them.
+METHODS: dict[str, Callable[[str], Method]] = {
+    "persistence": lambda device: Persistence(),
+    "extrapolation": lambda device: Extrapolation(),
+}
+
+#: Methods that stand in for one that fails, best first.
+FALLBACK = ("extrapolation", "persistence")
+
+#: What a failing method raises: on purpose, from torch (no device memory, wrong shapes), from OpenCV.
+FAILURES = (NowcastError, RuntimeError, MemoryError, cv2.error)
+
+
+class Answer(NamedTuple):
+    """A forecast and who made it.
+
+    Attributes:
+        prediction: Its fields and motion.
+        model: Name of the method that made it.
+        model_version: That method's version, or hash of its weights.
+        degraded_reason: Why the method asked for did not answer, or fell short; empty if all is well. What
+            the cube lacks stands in the cube's own ``degraded_reason`` and is not repeated.
+    """
+
+    prediction: Prediction
+    model: str
+    model_version: str
+    degraded_reason: str
+
+
+def takes_batches(model: str, device: str = "auto") -> bool:
+    """Return whether a method forecasts several cubes at once; raises as :func:`predict_with_fallback`."""
+    return isinstance(_method(model, device), BatchMethod)
+
+
+def predict_batch_with_fallback(
+    cubes: Sequence[xr.DataArray], leads: int, model: str, *, device: str = "auto"
+) -> list[Answer]:
+    """Return the forecast that follows each cube, made together if the method can and the cubes are alike.
+
+    Should the batch fail, each cube is forecast alone, so that one cannot take the others with it; raises as
+    :func:`predict_with_fallback`.
+    """
+    method = _method(model, device)
+    if len(cubes) > 1 and len({cube.shape for cube in cubes}) == 1 and isinstance(method, BatchMethod):
+        try:
+            predictions = method.predict_batch(cubes, leads)
+            together = zip(predictions, cubes, strict=True)
+            return [_answered(model, method, one, cube, leads) for one, cube in together]
+        except (*FAILURES, ValueError) as error:
+            log.warning("%s failed on a batch of %d: %s", model, len(cubes), error)
+    return [predict_with_fallback(cube, leads, model, device=device) for cube in cubes]
+
+
+def predict_with_fallback(cube: xr.DataArray, leads: int, model: str, *, device: str = "auto") -> Answer:
+    """Return the forecast of ``model``, or of the next method of :data:`FALLBACK` if that fails, and so on.
+
+    All fields of a network are made before this returns, since one that fails at a late lead must not leave
+    half a forecast. Those of the fallback methods stay lazy after the first: with it, all that may fail is
+    done.
+
+    Raises:
+        UnknownModel: If there is no method of that name.
+        NowcastError: What the last method raised, should even persistence fail.
+    """
+    _check_known(model)
+    reasons: list[str] = []
+    *candidates, last = dict.fromkeys((model, *FALLBACK[_rank(model) :]))
+    for name in candidates:
+        try:
+            return _answer(cube, leads, name, device, reasons)
+        except FAILURES as error:
+            on_purpose = isinstance(error, NowcastError)
+            log.warning("%s failed: %s", name, error, exc_info=not on_purpose)
+            # What another library says may be long, and is not for everybody's eyes.
+            reasons.append(f"{name} failed ({error if on_purpose else type(error).__name__})")
+    return _answer(cube, leads, last, device, reasons)
+
+
+def _check_known(model: str) -> None:
+    if model not in METHODS:
+        raise UnknownModel(f"expected a model among {', '.join(sorted(METHODS))}, got {model!r}")
+
+
+def _method(model: str, device: str) -> Method:
+    _check_known(model)
+    return METHODS[model](device)
+
+
+def _answer(cube: xr.DataArray, leads: int, model: str, device: str, reasons: Sequence[str]) -> Answer:
+    method = METHODS[model](device)
+    return _answered(model, method, method.predict(cube, leads), cube, leads, reasons)
+
+
+def _answered(
+    model: str,
+    method: Method,
+    prediction: Prediction,
+    cube: xr.DataArray,
+    leads: int,
+    reasons: Sequence[str] = (),
+) -> Answer:
+    prediction = _secured(prediction, cube, leads, lazy=model in FALLBACK)
+    reason = "; ".join(filter(None, (*reasons, prediction.degraded_reason)))
+    return Answer(replace(prediction, degraded_reason=reason), model, method.version, reason)
+
+
+def _rank(model: str) -> int:
+    """Return where in :data:`FALLBACK` the stand-ins of a method begin."""
+    return FALLBACK.index(model) if model in FALLBACK else 0
+
+
+def _secured(prediction: Prediction, cube: xr.DataArray, leads: int, *, lazy: bool) -> Prediction:
+    """Return the prediction with its first field made, or all of them checked."""
+    if lazy:
+        first = list(islice(prediction.fields, 1))
+        return replace(prediction, fields=chain(first, prediction.fields))
+    fields = list(prediction.fields)
+    if len(fields) != leads or any(field.shape != cube.shape[1:] for field in fields):
+        shapes = sorted({field.shape for field in fields})
+        raise RuntimeError(
+            f"expected {leads} fields of {cube.shape[1:]} cells, got {len(fields)} of {shapes}"
+        )
+    if not all(np.isfinite(field).any() for field in fields):
+        raise RuntimeError("a field has not a single value")
+    return replace(prediction, fields=iter(fields))
