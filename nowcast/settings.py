@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run")
     cache_seconds: Annotated[int, Field(ge=1)] = Field(
-        3600, description="How long Redis keeps a finished product (image, point answer)"
+        3600, description="How long Redis keeps a finished product (a map)"
     )
     cache_bytes: Annotated[int, Field(ge=0)] = Field(
         64 * 2**20, description="Memory one API process spends on finished products"
@@ -144,10 +144,10 @@ class Settings(BaseSettings):
         3072, description="Address space [MiB] of the process that reads files"
     )
     sole_writer: bool = Field(
-        False, description="Whether no second worker of a kind shares the data directory (`nowcast up` sets it)"
+        False, description="Whether one worker of each kind has the data directory to itself (`up` sets it)"
     )
     keep_days: Annotated[int, Field(ge=0)] = Field(
-        0, description="Days forecasts and scores are kept; 0 keeps them for ever"
+        0, description="Days forecasts are kept; 0 keeps them for ever (frames and scores always are)"
     )
     domains: dict[str, Domain] = Field(default_factory=dict, description="Filled from the TOML file")
 

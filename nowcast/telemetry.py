@@ -33,6 +33,18 @@ class Telemetry:
             ["domain"],
             registry=self.registry,
         )
+        self.forecast_age = Gauge(
+            "nowcast_forecast_age_seconds",
+            "Age of the frame that the newest forecast of a domain starts from",
+            ["domain"],
+            registry=self.registry,
+        )
+        self.step = Gauge(
+            "nowcast_step_seconds",
+            "Time between two frames of a domain, as configured",
+            ["domain"],
+            registry=self.registry,
+        )
         self.forecasts = Counter(
             "nowcast_forecasts",
             "Forecasts by method and outcome",
@@ -81,6 +93,12 @@ class Telemetry:
             "nowcast_cache_requests",
             "Product requests by where the answer came from",
             ["outcome"],
+            registry=self.registry,
+        )
+        self.http_requests = Counter(
+            "nowcast_http_requests",
+            "HTTP requests by the status they were answered with",
+            ["status"],
             registry=self.registry,
         )
 

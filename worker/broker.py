@@ -80,7 +80,9 @@ class EmbeddedBroker:
             BusError: If it does not answer in time.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
+        process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent, process_group=0
+        )
         deadline = time.monotonic() + wait_seconds
         with redis.Redis.from_url(self.url) as client:
             while time.monotonic() < deadline and process.poll() is None:

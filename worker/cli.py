@@ -138,6 +138,9 @@ def infer() -> None:
 @worker_app.command()
 def verify() -> None:
     """Score forecasts as their truth arrives."""
+    import os
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the other core is for the next forecast
     from nowcast.settings import load_settings
     from worker.commands import run_verify
 

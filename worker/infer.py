@@ -6,19 +6,22 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import xarray as xr
+
 from nowcast.archive import Archive
 from nowcast.cube import load_cube
-from nowcast.methods import Lineup
-from nowcast.store import ForecastStore, input_frames_of
-
-from nowcast.errors import BusError, NotEnoughFrames, NowcastError, SettingsError
-from nowcast.forecast import ForecastRecord
-from nowcast.frame import grid_of
+from nowcast.domain import Domain
+from nowcast.errors import BusError, NotEnoughFrames, NowcastError, SettingsError, UnknownModel
+from nowcast.forecast import ForecastRecord, Prediction
+from nowcast.issue import issue_batch
+from nowcast.methods import METHODS, takes_batches
 from nowcast.settings import Settings, load_domains
+from nowcast.store import ForecastStore, read_record
 from nowcast.telemetry import Telemetry
 from worker.bus import FORECASTS, Bus, Consumer, Message
 
@@ -55,13 +58,12 @@ class Infer:
         self._store = ForecastStore(settings.data_dir / "forecasts")
         self._domains = dict(settings.domains)
         self._domains_changed = _changed(settings)
-        self._lineup = Lineup(device=settings.device)
         self._failures: dict[tuple[str, datetime], int] = {}
 
     def prepare(self) -> None:
         """Remove what a killed predecessor left unfinished, and make the methods ready."""
         self._settings.sweep("forecasts")
-        self._lineup.prepare({domain.model for domain in self._domains.values()})
+        _check_models(self._domains)
 
     def handle(self, jobs: Iterable[Job]) -> list[Job]:
         """Make the forecasts of ``jobs`` that are still wanted and return the jobs that are done with.
@@ -69,18 +71,10 @@ class Infer:
         One that failed is missing from the answer, to be tried again.
         """
         self._follow_domains_file()
-        done = []
-        for job in sorted(jobs, key=lambda job: job.issue_time, reverse=True):
-            try:
-                self._make(job)
-            except NotEnoughFrames as error:
-                log.info("%s %s: no forecast: %s", job.domain, _clock(job), error)
-                self._count(job.domain, "none", "not_enough_frames")
-            except NowcastError as error:
-                log.error("%s %s: %s", job.domain, _clock(job), error)
-                self._count(job.domain, self._model(job.domain), "failed")
-                continue
-            done.append(job)
+        newest_first = sorted(jobs, key=lambda job: job.issue_time, reverse=True)
+        done = [job for job in newest_first if not self._is_wanted(job)]
+        for batch in self._batches([job for job in newest_first if job not in done]):
+            done += self._make(batch)
         return done
 
     def catch_up(self) -> bool:
@@ -100,49 +94,86 @@ class Infer:
         self._failures = {key: count for key, count in self._failures.items() if count >= CATCH_UP_TRIES}
         return False
 
-    def _make(self, job: Job) -> None:
+    def _is_wanted(self, job: Job) -> bool:
+        """Return whether a forecast is still to be made; finish what a predecessor left half done."""
         if job.domain not in self._domains:
             log.warning("no domain %r is configured; its frame is left alone", job.domain)
-            return
+            return False
         domain = self._domains[job.domain]
         newest = self._archive.newest(job.domain)
         if newest is not None and newest - job.issue_time > timedelta(minutes=domain.backfill_minutes):
             self._count(job.domain, domain.model, "superseded")
-            return
+            return False
         if models := self._store.models(job.domain, job.issue_time):
-            self._announce(job, models[0])  # the worker before us may have died between saving and telling
-            return
-        with self._telemetry.timed("cube", job.domain):
-            cube = load_cube(self._archive, domain, job.issue_time)
-        with self._telemetry.timed("infer", job.domain):
-            answer = self._lineup.predict(cube, domain.leads, domain.model)
-        reason = "; ".join(part for part in (cube.attrs["degraded_reason"], answer.degraded_reason) if part)
-        record = ForecastRecord(
-            domain=job.domain,
-            issue_time=job.issue_time,
-            step_minutes=domain.step_minutes,
-            leads=domain.leads,
-            model=answer.model,
-            model_version=answer.model_version,
-            input_frames=input_frames_of(cube),
-            degraded_reason=reason,
-            grid=grid_of(cube),
-            credit=domain.credit,
-            zr=(domain.zr.a, domain.zr.b),
-        )
-        with self._telemetry.timed("publish", job.domain):
-            self._store.save(record, answer.prediction)
-        self._announce(job, answer.model)
-        self._count(job.domain, answer.model, "degraded" if reason else "made")
+            self._finish(job, models[0])
+            return False
+        return True
+
+    def _batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """Return jobs that one method makes together; each alone where the method takes no batches."""
+        batches: dict[object, list[Job]] = {}
+        for job in jobs:
+            domain = self._domains[job.domain]
+            together = takes_batches(domain.model, self._settings.device)
+            key = (domain.model, domain.leads) if together else job
+            batches.setdefault(key, []).append(job)
+        return list(batches.values())
+
+    def _make(self, jobs: Sequence[Job]) -> list[Job]:
+        """Make the forecasts of a batch and return the jobs that are done with, failed ones excepted."""
+        cubes: dict[Job, xr.DataArray] = {}
+        done: list[Job] = []
+        issued: list[tuple[ForecastRecord, Prediction]] = []
+        for job in jobs:
+            with self._surviving(job, done), self._telemetry.timed("cube", job.domain):
+                cubes[job] = load_cube(self._archive, self._domains[job.domain], job.issue_time)
+        if not cubes:
+            return done
+        domains = [self._domains[job.domain] for job in cubes]
+        first = next(iter(cubes))
+        with self._surviving(first, done), self._telemetry.timed("infer", first.domain):
+            issued = issue_batch(
+                list(cubes.values()), domains, model=domains[0].model, device=self._settings.device
+            )
+        for (job, cube), (record, prediction) in zip(cubes.items(), issued, strict=False):
+            with self._surviving(job, done):
+                self._publish(job, cube, record, prediction)
+                done.append(job)
+        return done
+
+    @contextmanager
+    def _surviving(self, job: Job, done: list[Job]) -> Iterator[None]:
+        """Log and count what goes wrong; a job without enough frames is done with, another is tried again."""
+        try:
+            yield
+        except NotEnoughFrames as error:
+            log.info("%s %s: no forecast: %s", job.domain, _clock(job), error)
+            self._count(job.domain, "none", "not_enough_frames")
+            done.append(job)
+        except NowcastError as error:
+            log.error("%s %s: %s", job.domain, _clock(job), error)
+            self._count(job.domain, self._model(job.domain), "failed")
+
+    def _publish(self, job: Job, cube: xr.DataArray, record: ForecastRecord, prediction: Prediction) -> None:
+        with self._telemetry.timed("publish", job.domain):  # lazy fields are made here, one by one
+            self._store.save(record, prediction)
+        self._announce(job, record.model)
+        reason = record.degraded_reason
+        self._count(job.domain, record.model, "degraded" if reason else "made")
         if reason:
             cause = "frames" if cube.attrs["degraded_reason"] else "method"
             self._telemetry.degraded.labels(job.domain, cause).inc()
         if job.arrived is not None:
             took = max(time.time() - job.arrived, 0.0)
             self._telemetry.arrival_to_publish.labels(job.domain).observe(took)
-        log.info(
-            "%s %s forecast by %s%s", job.domain, _clock(job), answer.model, f" ({reason})" * bool(reason)
-        )
+        suffix = f" ({reason})" if reason else ""
+        log.info("%s %s forecast by %s%s", job.domain, _clock(job), record.model, suffix)
+
+    def _finish(self, job: Job, model: str) -> None:
+        """Serve and announce a forecast that is there: its maker may have died before it could."""
+        record = read_record(self._store.path(job.domain, job.issue_time, model))
+        self._store.save(record, Prediction(iter(())))  # is kept already, so only the pointer moves
+        self._announce(job, model)
 
     def _announce(self, job: Job, model: str) -> None:
         path = self._store.path(job.domain, job.issue_time, model)
@@ -172,8 +203,8 @@ class Infer:
         self._domains_changed = changed
         try:
             domains = load_domains(self._settings.domains_file)
-            self._lineup.prepare({domain.model for domain in domains.values()})
-        except (SettingsError, NowcastError) as error:
+            _check_models(domains)
+        except (SettingsError, UnknownModel) as error:
             log.error("the changed domains file is not taken over: %s", error)
             return
         log.info("the domains file has changed; now serving %s", ", ".join(sorted(domains)))
@@ -215,9 +246,9 @@ class InferLoop:
             self._consumer.trim()
         self._consumer.report(self._telemetry)
 
-    def without_broker(self) -> None:
+    def without_broker(self, stop: threading.Event) -> None:
         """Go on from the archive alone."""
-        while self._infer.catch_up():
+        while not stop.is_set() and self._infer.catch_up():
             pass
 
     def _work(self, messages: list[Message]) -> None:
@@ -227,6 +258,14 @@ class InferLoop:
         self._consumer.acknowledge(
             [message for message in messages if jobs[message.id] is None or jobs[message.id] in done]
         )
+
+
+def _check_models(domains: Mapping[str, Domain]) -> None:
+    for name, domain in domains.items():
+        if domain.model not in METHODS:
+            raise UnknownModel(
+                f"domains.{name}.model: expected one of {', '.join(METHODS)}, got {domain.model!r}"
+            )
 
 
 def _changed(settings: Settings) -> float:

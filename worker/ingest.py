@@ -6,14 +6,14 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from nowcast.archive import Archive
-
 from nowcast import errors, files
+from nowcast.archive import Archive
 from nowcast.domain import Domain
 from nowcast.frame import RawFrame, normalise, time_of
 from nowcast.sandbox import SandboxedReader
@@ -81,11 +81,14 @@ class Ingest:
         telemetry: Telemetry,
         bus: Bus | None = None,
         *,
+        reader: SandboxedReader | None = None,
         clock: Callable[[], datetime] = now_utc,
     ) -> None:
         self._settings, self._telemetry, self._bus, self._clock = settings, telemetry, bus, clock
         self._archive = Archive(settings.data_dir / "archive")
-        self._reader = SandboxedReader(seconds=settings.read_seconds, memory_mb=settings.read_memory_mb)
+        self._reader = reader or SandboxedReader(
+            seconds=settings.read_seconds, memory_mb=settings.read_memory_mb
+        )
         self._domains = dict(settings.domains)
         self._not_before: dict[Path, float] = {}
 
@@ -125,27 +128,36 @@ class Ingest:
         outcomes: Counter[str] = Counter()
         refusals: list[Refusal] = []
         try:
-            with self._telemetry.timed("read", domain_name):
-                frames = self._reader.read(path)
-                first = next(frames, None)
-            while first is not None:
-                try:
-                    outcomes[self._take_frame(domain_name, first, arrived)] += 1
-                except errors.FrameRejected as error:
-                    refusals.append(Refusal(OUTCOMES[type(error)], str(error)))
-                first = next(frames, None)
+            with closing(self._frames(domain_name, path)) as frames:
+                for raw in frames:
+                    try:
+                        outcomes[self._take_frame(domain_name, raw, arrived)] += 1
+                    except errors.FrameRejected as error:
+                        refusals.append(Refusal(OUTCOMES[type(error)], str(error)))
             if not outcomes and not refusals:
                 refusals.append(Refusal("empty", f"{path.name}: holds no frame"))
         except errors.InputError as error:
             if isinstance(error, errors.UnreadableFile | errors.UnknownFormat) and self._may_still_grow(path):
                 self._not_before[path] = time.monotonic() + RETRY_SECONDS
-                return outcomes
+                return self._counted(domain_name, outcomes)
             refusals.append(Refusal(OUTCOMES[type(error)], str(error)))
         self._leave_inbox(domain_name, path, refusals)
         outcomes.update(refusal.outcome for refusal in refusals)
+        return self._counted(domain_name, outcomes)
+
+    def _counted(self, domain_name: str, outcomes: Counter[str]) -> Counter[str]:
         for outcome, count in outcomes.items():
             self._telemetry.frames.labels(domain_name, outcome).inc(count)
         return outcomes
+
+    def _frames(self, name: str, path: Path) -> Generator[RawFrame]:
+        with closing(self._reader.read(path)) as frames:
+            while True:
+                with self._telemetry.timed("read", name):
+                    raw = next(frames, None)
+                if raw is None:
+                    return
+                yield raw
 
     def _take_frame(self, name: str, raw: RawFrame, arrived: float) -> str:
         domain = self._domain(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
@@ -36,15 +35,21 @@ def serve(name: str, settings: Settings, telemetry: Telemetry) -> threading.Even
         start_http_server(settings.metrics_port, addr=settings.metrics_host, registry=telemetry.registry)
     stop = threading.Event()
 
+    stop_on_signals(stop)
+    return stop
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT."""
+
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         stop.set()
 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
-    return stop
 
 
-def run_until(stop: threading.Event, step: Step, *, on_bus_error: Callable[[], None] | None = None) -> None:
+def run_until(stop: threading.Event, step: Step, *, on_bus_error: Step | None = None) -> None:
     """Repeat ``step`` until ``stop``: an error is logged, waited out and tried again, never the end.
 
     Args:
@@ -59,7 +64,7 @@ def run_until(stop: threading.Event, step: Step, *, on_bus_error: Callable[[], N
         except BusError as error:
             log.warning("%s", error)
             if on_bus_error is not None:
-                _survive(on_bus_error)
+                _survive(on_bus_error, stop)
         except NowcastError as error:
             log.error("%s", error)
         except Exception:
@@ -71,8 +76,8 @@ def run_until(stop: threading.Event, step: Step, *, on_bus_error: Callable[[], N
         wait = min(2 * wait, BACK_OFF_SECONDS[1])
 
 
-def _survive(work: Callable[[], None]) -> None:
+def _survive(work: Step, stop: threading.Event) -> None:
     try:
-        work()
+        work(stop)
     except Exception:
         log.exception("unexpected error without the broker")

@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from nowcast.archive import Archive
-from nowcast.extrapolation import Persistence
-from nowcast.scorebook import ScoreBook
-from nowcast.store import ForecastStore
-
 from nowcast.domain import Domain
-from nowcast.errors import NowcastError
+from nowcast.errors import NowcastError, WrongGrid
+from nowcast.extrapolation import Persistence
 from nowcast.frame import grid_of
+from nowcast.scorebook import ScoreBook
 from nowcast.settings import Settings
+from nowcast.store import ForecastStore, read_lead
 from nowcast.telemetry import Telemetry
-from nowcast.verification import Tally
+from nowcast.verification import WINDOWS_KM, Tally
 from worker.bus import FRAMES, Consumer, Message
 
 log = logging.getLogger(__name__)
@@ -69,12 +68,14 @@ class Verify:
             grid = grid_of(truth)
             tallies: dict[Key, Tally] = {}
             for (model, lead_minutes), issue_time in wanted.items():
-                tally = Tally.empty(domain.thresholds_dbz, grid)
+                tally = Tally(domain.thresholds_dbz, windows_km=WINDOWS_KM, cell_km=grid.cell_km)
                 if model == Persistence.name:
                     field = self._archive.load(domain.name, issue_time).values
                 else:
                     path = self._store.path(domain.name, issue_time, model)
-                    field = self._store.read_lead(path, lead_minutes)
+                    field = read_lead(path, lead_minutes // domain.step_minutes - 1)
+                if field.shape != truth.shape:
+                    raise WrongGrid(f"expected a forecast on {truth.shape} cells, got {field.shape}")
                 tally.add(field, truth.values)
                 tallies[model, lead_minutes] = tally
             self._book.save(domain.name, valid_time, tallies)
@@ -110,8 +111,8 @@ class Verify:
         pooled = self._book.pooled(domain.name, start=newest - SKILL_PERIOD, end=newest)
         for (model, lead_minutes), tally in pooled.items():
             for threshold in tally.thresholds_dbz:
-                for name in ("csi", "far", "pod"):
-                    value = getattr(tally, name)(threshold)
+                counts = tally.contingency(threshold)
+                for name, value in (("csi", counts.csi), ("far", counts.far), ("pod", counts.pod)):
                     labels = (domain.name, model, name, f"{threshold:g}", f"{lead_minutes:g}")
                     self._telemetry.skill.labels(*labels).set(float("nan") if value is None else value)
 
@@ -120,14 +121,17 @@ class Verify:
         if time.monotonic() < self._next_tidy:
             return
         self._next_tidy = time.monotonic() + TIDY_SECONDS
-        today = datetime.now(UTC)
+        now = datetime.now(UTC)
+        last = datetime.combine((now - COMPACT_AFTER).date(), datetime.max.time(), tzinfo=UTC)
         for name in self._settings.domains:
-            for day in self._archive.days_to_compact(name, before=(today - COMPACT_AFTER).date()):
-                self._archive.compact(name, day)
-                self._book.compact(name, day)
+            for day in sorted({moment.date() for moment in self._archive.times(name, end=last)}):
+                for compact in (self._archive.compact, self._book.compact):
+                    try:
+                        compact(name, day)
+                    except NowcastError as error:
+                        log.error("%s %s is not compacted: %s", name, day, error)
             if self._settings.keep_days:
-                before = today - timedelta(days=self._settings.keep_days)
-                self._store.prune(name, before=before)
+                self._store.prune(name, older_than=now - timedelta(days=self._settings.keep_days))
 
     def _scorable(self, domain: Domain, valid_time: datetime) -> Iterator[tuple[Key, datetime]]:
         for lead in range(1, domain.leads + 1):
@@ -167,9 +171,9 @@ class VerifyLoop:
             self._verify.publish_skill(domain)
         self._verify.tidy()
 
-    def without_broker(self) -> None:
+    def without_broker(self, stop: threading.Event) -> None:
         """Go on from the archive alone."""
-        while self._verify.catch_up():
+        while not stop.is_set() and self._verify.catch_up():
             pass
 
     def _work(self, stream: str, message: Message) -> bool:

@@ -101,6 +101,17 @@ def test_trimming_keeps_what_any_group_has_not_finished(client: redis.Redis) -> 
     assert client.xlen(FRAMES) < 150  # Redis trims whole nodes of about a hundred entries
 
 
+def test_trimming_keeps_what_is_delivered_but_not_acknowledged(client: redis.Redis) -> None:
+    bus, slow = Bus(client), consumer(client, idle_seconds=60)
+    slow.receive(block_seconds=0.01)
+    for number in range(500):
+        bus.publish(FRAMES, domain=f"d{number}")
+    while slow.receive(block_seconds=0.01):
+        pass
+    slow.trim()
+    assert client.xlen(FRAMES) == 500
+
+
 def test_a_broker_that_is_away_is_one_clear_error() -> None:
     reader = consumer(connect("redis://127.0.0.1:1/0"))
     with pytest.raises(BusError, match="broker does not answer"):

@@ -90,7 +90,7 @@ def test_a_worker_loop_survives_errors_and_goes_on(error: Exception) -> None:
             raise error
         stop.set()
 
-    run_until(stop, step, on_bus_error=lambda: without_broker.append(True))
+    run_until(stop, step, on_bus_error=lambda stop: without_broker.append(True))
     assert len(calls) == 2
     assert bool(without_broker) == isinstance(error, BusError)
 

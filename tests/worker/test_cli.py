@@ -1,0 +1,150 @@
+"""The command line: results on disk, one clear line for bad input, and a quick ``--help``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+from weather import START, STEP, drop, raw_frames
+
+NOWCAST = (sys.executable, "-m", "worker.cli")
+
+
+def nowcast(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*NOWCAST, *map(str, words)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("radar")
+    return [drop(raw, folder) for raw in raw_frames(12)]
+
+
+def test_forecast_writes_the_documented_file_and_maps(files: list[Path], tmp_path: Path) -> None:
+    output, maps = tmp_path / "out.nc", tmp_path / "maps"
+    nowcast("forecast", *files[:5], "--steps", 4, "-o", output, "--png", maps)
+    with xr.open_dataset(output, engine="h5netcdf", decode_timedelta=False) as forecast:
+        assert forecast["reflectivity"].dims == ("lead_time", "y", "x")
+        assert forecast["reflectivity"].attrs["standard_name"] == "equivalent_reflectivity_factor"
+        assert forecast["lead_time"].values.tolist() == [5, 10, 15, 20]
+        assert forecast["lead_time"].attrs["standard_name"] == "forecast_period"
+        assert forecast["forecast_reference_time"].values == np.datetime64(
+            (START + 4 * STEP).replace(tzinfo=None)
+        )
+        assert "crs_wkt" in forecast["crs"].attrs
+        assert forecast.attrs["model"] == "extrapolation"
+        assert forecast.attrs["degraded_reason"] == ""
+        assert forecast.attrs["Conventions"] == "CF-1.11"
+        values = forecast["reflectivity"].values
+        assert np.nanmin(values) == -10.0
+        assert (values >= 20).any()
+    assert len(list(maps.glob("*min.png"))) == 4
+    with Image.open(next(maps.glob("*overview.png"))) as overview:
+        assert overview.size[0] == 1600
+
+
+def test_hindcast_writes_the_documented_scores(files: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "scores.json"
+    nowcast(
+        "hindcast", *files, "--models", "persistence,extrapolation", "--steps", 3, "--every", 2, "-o", output
+    )
+    scores = json.loads(output.read_text())
+    assert {"rows", "models", "files", "skipped"} <= set(scores)
+    assert scores["files"] == 12
+    row = {
+        "model",
+        "lead_minutes",
+        "threshold_dbz",
+        "hits",
+        "misses",
+        "false_alarms",
+        "correct_negatives",
+        "csi",
+        "far",
+        "pod",
+        "bias",
+        "hss",
+        "forecasts",
+    }
+    assert set(scores["rows"][0]) == row
+    csi = {(r["model"], r["lead_minutes"]): r["csi"] for r in scores["rows"] if r["threshold_dbz"] == 20}
+    assert csi["extrapolation", 15] > csi["persistence", 15]
+    assert {r["forecasts"] for r in scores["rows"]} == {3}  # issue times 4, 6 and 8 of 12 frames
+    assert scores["models"]["extrapolation"]["seconds_per_forecast"] > 0
+
+
+def test_the_archive_is_filled_listed_compacted_and_exported(files: list[Path], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert (
+        "3 new frames, 0 known"
+        in nowcast("archive", "add", *files[:3], "--domain", "sim", "--data", data).stdout
+    )
+    assert (
+        "0 new frames, 3 known"
+        in nowcast("archive", "add", *files[:3], "--domain", "sim", "--data", data).stdout
+    )
+    assert "2026-01-01" in nowcast("archive", "ls", "--data", data).stdout
+    nowcast("archive", "compact", "sim", "2026-01-01", "--data", data)
+    store = tmp_path / "frames.zarr"
+    nowcast("archive", "export", "sim", store, "--data", data)
+    with xr.open_zarr(store) as exported:
+        assert exported["reflectivity"].sizes["time"] == 3
+
+
+def test_simulate_writes_files_that_forecast_reads(tmp_path: Path) -> None:
+    nowcast("simulate", "-o", tmp_path, "--frames", 2, "--seed", 7)
+    made = sorted(tmp_path.glob("*.h5"))
+    assert len(made) == 2
+    nowcast("forecast", *made, "--steps", 1, "-o", tmp_path / "out.nc")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("forecast", "absent.h5", "-o", "out.nc"), "absent.h5"),
+        (("forecast", __file__, "-o", "out.nc"), "no reader knows content"),
+        (("archive", "export", "sim", "out.zarr"), "sim"),
+        (("up", "--domains", "absent.toml"), "absent.toml: expected a TOML file of domains"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_a_failing_exit(
+    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = nowcast(*words, code=2)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("nowcast: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones(files: list[Path], tmp_path: Path) -> None:
+    done = nowcast("forecast", *files[:2], "--model", "oracle", "-o", tmp_path / "out.nc", code=2)
+    assert "extrapolation" in done.stderr
+    assert not (tmp_path / "out.nc").exists()
+
+
+def test_help_answers_quickly() -> None:
+    start = time.perf_counter()
+    nowcast("--help")
+    took = time.perf_counter() - start
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import typer"], check=True)
+    assert took < 8 * (time.perf_counter() - start) + 0.5  # not the seconds that xarray takes
+    loaded = subprocess.run(
+        [sys.executable, "-X", "importtime", *NOWCAST[1:], "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert "xarray" not in loaded
+    assert "redis" not in loaded

@@ -1,0 +1,123 @@
+"""Verify: scores come with the truth, once, also when the forecast comes after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from weather import DOMAIN, GRID, START, STEP, raw_frames, settings
+
+from nowcast.archive import Archive
+from nowcast.frame import normalise
+from nowcast.scorebook import ScoreBook
+from nowcast.settings import Settings
+from nowcast.store import ForecastStore, read_lead
+from nowcast.telemetry import Telemetry
+from worker.infer import Infer, Job
+from worker.verify import Verify
+
+
+@pytest.fixture
+def here(data_dir: Path) -> Settings:
+    return settings(data_dir)
+
+
+def add_frames(here: Settings, *numbers: int) -> None:
+    archive, frames = Archive(here.data_dir / "archive"), raw_frames(max(numbers) + 1)
+    for number in numbers:
+        archive.add("sim", normalise(frames[number], replace(DOMAIN, grid=GRID)))
+
+
+def test_a_new_frame_scores_the_forecasts_that_were_for_it(here: Settings) -> None:
+    add_frames(here, 0, 1, 2, 3)
+    Infer(here, Telemetry()).handle([Job("sim", START + 3 * STEP)])
+    add_frames(here, 4)
+    verify, book = Verify(here, Telemetry()), ScoreBook(here.data_dir / "scores")
+    assert verify.score(here.domains["sim"], START + 4 * STEP)
+    expected = {("extrapolation", 5), ("persistence", 5), ("persistence", 10), ("persistence", 15)}
+    assert book.scored("sim", START + 4 * STEP) == expected
+
+
+def test_the_counts_are_those_of_a_plain_comparison(here: Settings) -> None:
+    add_frames(here, 0, 1, 2, 3)
+    Infer(here, Telemetry()).handle([Job("sim", START + 3 * STEP)])
+    add_frames(here, 4, 5)
+    Verify(here, Telemetry()).score(here.domains["sim"], START + 5 * STEP)
+    truth = Archive(here.data_dir / "archive").load("sim", START + 5 * STEP).values
+    field = read_lead(
+        ForecastStore(here.data_dir / "forecasts").path("sim", START + 3 * STEP, "extrapolation"), 1
+    )
+    seen = truth == truth
+    hits = int(((field >= 20) & (truth >= 20) & seen).sum())
+    misses = int((~(field >= 20) & (truth >= 20) & seen).sum())
+    false_alarms = int(((field >= 20) & (truth < 20) & seen).sum())
+    tally = ScoreBook(here.data_dir / "scores").pooled("sim")["extrapolation", 10]
+    counts = tally.contingency(20.0)
+    assert (counts.hits, counts.misses, counts.false_alarms) == (hits, misses, false_alarms)
+    assert hits > 0
+
+
+def test_a_forecast_made_after_its_truth_is_scored_too(here: Settings) -> None:
+    add_frames(here, 0, 1, 2, 3, 4)
+    verify, book = Verify(here, Telemetry()), ScoreBook(here.data_dir / "scores")
+    verify.score(here.domains["sim"], START + 4 * STEP)
+    assert ("extrapolation", 5) not in book.scored("sim", START + 4 * STEP)
+    Infer(here, Telemetry()).handle([Job("sim", START + 3 * STEP)])
+    verify.score_issue(here.domains["sim"], START + 3 * STEP)
+    assert ("extrapolation", 5) in book.scored("sim", START + 4 * STEP)
+    assert book.pooled("sim")["persistence", 5].forecasts == 1
+
+
+def test_what_is_scored_is_not_scored_again(here: Settings) -> None:
+    add_frames(here, 0, 1)
+    verify = Verify(here, Telemetry())
+    assert verify.score(here.domains["sim"], START + STEP)
+    assert not verify.score(here.domains["sim"], START + STEP)
+
+
+def test_catching_up_scores_everything_there_is(here: Settings) -> None:
+    add_frames(here, *range(5))
+    infer = Infer(here, Telemetry())
+    while infer.catch_up():
+        pass
+    verify = Verify(here, Telemetry())
+    while verify.catch_up():
+        pass
+    pooled = ScoreBook(here.data_dir / "scores").pooled("sim")
+    assert {key: tally.forecasts for key, tally in pooled.items() if key[0] == "persistence"} == {
+        ("persistence", 5): 4,
+        ("persistence", 10): 3,
+        ("persistence", 15): 2,
+    }
+    assert pooled["extrapolation", 5].forecasts >= 3
+
+
+def test_skill_is_published_as_metrics(here: Settings) -> None:
+    add_frames(here, 0, 1)
+    telemetry = Telemetry()
+    verify = Verify(here, telemetry)
+    verify.score(here.domains["sim"], START + STEP)
+    verify.publish_skill(here.domains["sim"])
+    labels = {
+        "domain": "sim",
+        "model": "persistence",
+        "score": "csi",
+        "threshold_dbz": "20",
+        "lead_minutes": "5",
+    }
+    expected = ScoreBook(here.data_dir / "scores").pooled("sim")["persistence", 5].contingency(20.0).csi
+    assert telemetry.registry.get_sample_value("nowcast_skill", labels) == pytest.approx(expected)
+
+
+def test_old_days_are_compacted_and_can_still_be_read(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_frames(here, 0, 1)
+    verify = Verify(here, Telemetry())
+    verify.score(here.domains["sim"], START + STEP)
+    monkeypatch.setattr(verify, "_next_tidy", 0.0)
+    verify.tidy()
+    assert len(list((here.data_dir / "archive").rglob("*.nc"))) == 1
+    assert Archive(here.data_dir / "archive").times("sim") == [START, START + STEP]
+    assert ScoreBook(here.data_dir / "scores").pooled("sim")["persistence", 5].forecasts == 1
