@@ -1,0 +1,70 @@
+"""The application, put together: routes, what surrounds every request, errors, the page, the description."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from api import openapi, pages, problems
+from api.counting import CountRequests
+from api.middleware import AnswerCache, RequestId
+from api.routers import domains, forecasts, observations, points, system, verification
+from api.service import Service
+from nowcast.settings import Settings, load_settings
+from nowcast.telemetry import Telemetry
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; without ``settings`` those of the environment (for ``uvicorn --factory``).
+
+    Raises:
+        SettingsError: If the environment's settings are wrong.
+    """
+    service = Service(settings or load_settings(), Telemetry())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    app = FastAPI(
+        title="nowcast",
+        version=_version(),
+        summary="Precipitation nowcasting from radar: the next hours, each forecast with its own record.",
+        description=openapi.DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # the page of pages.py works without the internet, Swagger UI's does not
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    for router in (
+        domains.router,
+        observations.router,
+        forecasts.router,
+        points.router,
+        verification.router,
+        system.router,
+        pages.router,
+    ):
+        app.include_router(router)
+    problems.install(app)
+    openapi.install(app)
+    app.add_middleware(
+        AnswerCache,
+        capacity_bytes=service.settings.cache_bytes // 4,
+        requests=service.telemetry.cache_requests,
+    )
+    app.add_middleware(RequestId)
+    app.add_middleware(CountRequests, requests=service.telemetry.http_requests)  # added last, hence outermost
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("nowcast-service")
+    except PackageNotFoundError:  # run from a folder without being installed
+        return "0"

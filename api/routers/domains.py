@@ -1,0 +1,115 @@
+"""The domains: what there is, where it lies, how new it is."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from api.links import link
+from api.products import MAP_WIDTH
+from api.responses import document
+from api.schemas import (
+    BoundingBox,
+    DomainDetail,
+    Domains,
+    DomainSummary,
+    GridDescription,
+    Lattice,
+    MapBox,
+    ZRelation,
+)
+from api.service import Service, TheDomain, TheService
+from nowcast.domain import Domain
+from nowcast.grid import Grid
+from nowcast.rendering.layout import Layout
+
+router = APIRouter(prefix="/v1/domains", tags=["domains"])
+
+#: Points along each side of the lattice: enough for a click to find its cell on a national composite.
+LATTICE = 17
+
+
+@router.get("", summary="All domains", response_model=Domains)
+async def list_domains(service: TheService) -> Response:
+    """Every configured domain with the times of its newest frame and forecast."""
+    domains = [await _summary(service, domain) for domain in service.settings.domains.values()]
+    return document(Domains(domains=domains))
+
+
+@router.get("/{domain}", summary="One domain", response_model=DomainDetail)
+async def show_domain(service: TheService, domain: TheDomain) -> Response:
+    """A domain with its thresholds, its Z-R relation and its grid."""
+    summary = await _summary(service, domain)
+    grid = domain.grid or await service.read(service.archive.grid, domain.name)
+    description = None if grid is None else await service.read(describe_grid, grid)
+    return document(
+        DomainDetail(
+            **summary.model_dump(),
+            thresholds_dbz=list(domain.thresholds_dbz),
+            zr=ZRelation(a=domain.zr.a, b=domain.zr.b),
+            grid=description,
+        )
+    )
+
+
+async def _summary(service: Service, domain: Domain) -> DomainSummary:
+    newest = await service.newest_frame(domain.name)
+    latest = await service.read(service.store.latest, domain.name)
+    return DomainSummary(
+        name=domain.name,
+        title=domain.title or domain.name,
+        credit=domain.credit,
+        step_minutes=domain.step_minutes,
+        leads=domain.leads,
+        model=domain.model,
+        newest_frame=newest,
+        newest_forecast=latest[0] if latest else None,
+        href=link(domain.name),
+    )
+
+
+@lru_cache(maxsize=64)
+def describe_grid(grid: Grid) -> GridDescription:
+    """Return a grid in words and numbers."""
+    west, south, east, north = grid.lonlat_bounds
+    height, width = grid.cell_km
+    return GridDescription(
+        rows=grid.ny,
+        columns=grid.nx,
+        cell_height_km=height,
+        cell_width_km=width,
+        crs_wkt=grid.crs_wkt,
+        x0=grid.x0,
+        y0=grid.y0,
+        dx=grid.dx,
+        dy=grid.dy,
+        bounds=BoundingBox(west=west, south=south, east=east, north=north),
+        lattice=_lattice(grid),
+        map_box=_map_box(grid),
+    )
+
+
+def _map_box(grid: Grid) -> MapBox:
+    layout = Layout.of(grid, 1, 1, MAP_WIDTH, captions=False)
+    left, top = layout.place(0)
+    return MapBox(
+        left=left / MAP_WIDTH,
+        top=top / layout.height,
+        width=layout.map_width / MAP_WIDTH,
+        height=layout.map_height / layout.height,
+    )
+
+
+def _lattice(grid: Grid) -> Lattice:
+    x_min, y_min, x_max, y_max = grid.outer_bounds
+    x, y = np.meshgrid(np.linspace(x_min, x_max, LATTICE), np.linspace(y_max, y_min, LATTICE))
+    longitude, latitude = grid.xy_to_lonlat(x, y)
+    return Lattice(rows=LATTICE, columns=LATTICE, latitude=_rows(latitude), longitude=_rows(longitude))
+
+
+def _rows(degrees: np.ndarray) -> list[list[float | None]]:
+    return [[round(float(d), 5) if math.isfinite(d) else None for d in row] for row in degrees]
