@@ -35,7 +35,7 @@ class StepwiseForecaster(RecurrentForecaster):
 
     @abstractmethod
     def begin(self, frame: Tensor) -> Any:
-        """Return the network's own state before the first frame, for frames like ``frame`` ``(b, 1, y, x)``."""
+        """Return the own state before the first frame, for frames like ``frame`` ``(b, 1, y, x)``."""
 
     @abstractmethod
     def step(self, frame: Tensor, inner: Any) -> tuple[Tensor, Any]:
