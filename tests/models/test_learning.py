@@ -1,0 +1,51 @@
+"""Every network can learn four sequences of real rain by heart, trained as its own paper trains it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from real_rain import real_sequences
+
+from models.forecaster import Forecaster, masked_mse
+from models.registry import PRESETS, build, forecasters
+
+SEEN, AHEAD, SIZE = 5, 4, 32
+
+#: How often the error must have been divided, and the steps it may take.
+FALLS, STEPS = 20.0, 400
+
+
+@pytest.fixture(scope="session")
+def rain(shared_data) -> torch.Tensor:
+    """Four sequences ``(4, t, 1, y, x)`` of four radar networks."""
+    sequences = real_sequences(shared_data, SEEN + AHEAD, SIZE)
+    assert sequences.shape == (4, SEEN + AHEAD, 1, SIZE, SIZE)
+    assert all(sequence.mean() > 0.2 for sequence in sequences), "it rains in all of them"
+    return sequences
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [name for name in forecasters() if name.endswith("_cpu")])
+def test_a_batch_of_real_rain_is_learnt_by_heart(name, rain, record_property):
+    torch.manual_seed(0)
+    net = build(PRESETS[name])
+    assert isinstance(net, Forecaster)
+    x, target = rain[:, :SEEN], rain[:, SEEN:]
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(masked_mse(net.train()(x, AHEAD)["pred"], target))
+
+    first = error()
+    for step in range(STEPS):
+        optimiser.zero_grad()
+        net.training_loss(x, target, progress=step / STEPS, generator=generator)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        if step % 10 == 9 and error() < first / (1.25 * FALLS):
+            break
+    record_property("error", f"{first:.5f} to {error():.5f} in {step + 1} steps")
+    assert first / error() >= FALLS
