@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 #: What is measured, in the order of the data's way.
-NAMES = ("ingest", "extrapolation", "verification", "service", "api")
+NAMES = ("ingest", "extrapolation", "networks", "verification", "service", "api")
 
 
 def main() -> None:

@@ -75,11 +75,19 @@ PRESETS: dict[str, Any] = {
         gate_channels=32,
         translation=ADDLConfig(widths=(64, 128, 256, 512, 1024), up=(256, 128, 64, 32, 16), refined=3),
     ),
-    "e3d_cpu": E3DLSTMConfig(),
-    "e3d_paper": E3DLSTMConfig(layers=4, channels=64, kernel_size=5, tau=None),
+    "e3d_cpu": E3DLSTMConfig(gate_norm=False),
+    "e3d_paper": E3DLSTMConfig(layers=4, channels=64, kernel_size=5, tau=None, gate_norm=False),
     "crn_cpu": CRNConfig(bias=False),
     "crn_paper_like": CRNConfig(hidden=(128, 128)),
     "fanet_cpu": FANetConfig(),
+    "fanet_paper": FANetConfig(
+        widths=(64, 128, 256, 512),
+        blocks=(2, 2, 2, 2),
+        strides=(2, 2, 2, 2),
+        key_channels=32,
+        smooth=128,
+        auxiliary=False,
+    ),
 }
 
 

@@ -108,6 +108,8 @@ def test_sizes_are_the_published_ones():
     assert parameters(E3DLSTM(CPU)) == 311_056
     assert parameters(E3DLSTM(dataclasses.replace(PAPER, gate_norm=True))) == 12_068_880 + 4 * 28 * 64
     assert parameters(E3DLSTM(dataclasses.replace(CPU, gate_norm=True))) == 311_056 + 2 * 28 * 24
+    recall_gates = 18 * 24 * (16 + 24) + 24 + 18 * 24 * (24 + 24) + 24
+    assert parameters(E3DLSTM(dataclasses.replace(CPU, tau=0))) == 311_056 - recall_gates
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -358,7 +360,9 @@ def test_large_frames_are_encoded_as_published():
     assert decoded.shape == (1, 1, 224, 224)
 
 
-@pytest.mark.parametrize("options", [{"encoder": 6}, {"depth": 1}, {"encoder": 6, "depth": 1}, {"depth": 3}])
+@pytest.mark.parametrize(
+    "options", [{"encoder": 6}, {"depth": 1}, {"encoder": 6, "depth": 1}, {"depth": 3}, {"tau": 0}]
+)
 def test_every_option_forecasts_and_trains_every_weight(options):
     net = network(dataclasses.replace(SMALL, **options))
     x, target = rain(2, 3, 9, 10), rain(2, 2, 9, 10, seed=1)
