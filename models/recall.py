@@ -13,8 +13,11 @@ SCORES_AT_A_TIME = 1 << 22
 
 
 def to_rows(volume: Tensor) -> Tensor:
-    """Return the positions of a volume ``(b, t, d, y, x)`` as rows ``(b, n, d)``, n = t y x."""
-    return volume.movedim(2, -1).flatten(1, 3)
+    """Return the positions of a volume ``(b, t, d, y, x)`` as adjacent rows ``(b, n, d)``, n = t y x.
+
+    Rows that lie apart would make attention hold its whole matrix of scores.
+    """
+    return volume.movedim(2, -1).flatten(1, 3).contiguous()
 
 
 def from_rows(rows: Tensor, depth: int, size: Sequence[int]) -> Tensor:

@@ -117,6 +117,14 @@ def test_the_scores_are_never_held(gradients):
     assert any("flash_attention" in event.name for event in record.events())
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_rows_of_a_volume_need_no_matrix_of_scores_either(depth):
+    gate, memory = (to_rows(torch.rand(1, depth, 8, 16, 16)) for _ in range(2))
+    with profile(activities=[ProfilerActivity.CPU]) as record, torch.inference_mode():
+        recall(gate, memory)
+    assert any("flash_attention" in event.name for event in record.events())
+
+
 def test_recall_has_the_gradients_of_the_plain_softmax():
     gate, memories = (
         torch.rand(1, 5, 3).double().requires_grad_(),
