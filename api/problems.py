@@ -37,6 +37,8 @@ STATUS: dict[type[errors.NowcastError], tuple[int, str]] = {
     errors.FutureFrame: (422, "Frame from the future"),
     errors.EmptyFrame: (422, "Empty frame"),
     errors.NotEnoughFrames: (503, "Not enough frames"),
+    errors.NetworkError: (503, "Network unavailable"),
+    errors.WeightsError: (503, "Weights unavailable"),
     errors.SettingsError: (500, "Internal error"),
     errors.NotFound: (404, "Not found"),
     errors.UnknownDomain: (404, "Unknown domain"),

@@ -6,7 +6,7 @@ NowcastError
 │   ├── UnreadableFile        right format, but truncated, corrupt or self-contradicting
 │   ├── TooLarge              declares or expands to more than the limits allow
 │   ├── RefusedProduct        readable, but not a precipitation frame of a nowcast
-│   ├── MissingExtra          the format needs an optional dependency that is not installed
+│   ├── MissingExtra          format or method needs an optional dependency that is not installed
 │   └── FrameRejected         a frame that its domain cannot take
 │       ├── WrongGrid
 │       ├── WrongInterval
@@ -14,6 +14,8 @@ NowcastError
 │       ├── FutureFrame
 │       └── EmptyFrame        not one observed pixel
 ├── NotEnoughFrames           too few or too old frames to forecast from
+├── NetworkError              a network cannot forecast: device, memory, values that are not finite
+│   └── WeightsError          its weights are missing, damaged, or of another network
 ├── SettingsError             configuration that cannot be right
 ├── NotFound                  asked for something that is not there
 │   ├── UnknownDomain
@@ -54,7 +56,7 @@ class RefusedProduct(InputError):
 
 
 class MissingExtra(InputError):
-    """The format needs an optional dependency that is not installed."""
+    """The format or the method needs an optional dependency that is not installed."""
 
 
 class FrameRejected(InputError):
@@ -83,6 +85,14 @@ class EmptyFrame(FrameRejected):
 
 class NotEnoughFrames(NowcastError):
     """Too few, or too old, frames to forecast from."""
+
+
+class NetworkError(NowcastError):
+    """A network cannot forecast here, or what it forecast is no forecast."""
+
+
+class WeightsError(NetworkError):
+    """The weights of a network are missing, damaged, or of another network."""
 
 
 class SettingsError(NowcastError):

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from nowcast.compute import Compute
 from nowcast.cube import build_cube
 from nowcast.domain import Domain
 from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel
@@ -33,7 +34,8 @@ def hindcast(
     thresholds_dbz: Sequence[float] | None = None,
     windows_km: Sequence[float] = WINDOWS_KM,
     domain: Domain | None = None,
-    methods: Mapping[str, Callable[[str], Method]] = METHODS,
+    methods: Mapping[str, Callable[[Compute], Method]] = METHODS,
+    compute: Compute | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the scores of models over the frames of files, ready to be written as ``scores.json``.
@@ -61,6 +63,7 @@ def hindcast(
         windows_km: Widths of the windows of the fractions skill score.
         domain: Found from the frames if left out.
         methods: What the names mean.
+        compute: What networks may use; by default, no weights, so none can forecast.
         progress: Called with ``"reading"`` or ``"forecasting"``, the number done and the number there is.
 
     Raises:
@@ -68,7 +71,7 @@ def hindcast(
         UnknownModel: If there is no method of a name.
         NotEnoughFrames: If no forecast can be issued or scored.
     """
-    contestants = _contestants(models, methods)
+    contestants = _contestants(models, methods, compute or Compute())
     if min(steps, every, history) < 1:
         raise BadRequest(
             f"expected at least one step, one frame of history and one frame from issue time to issue time, "
@@ -131,12 +134,14 @@ class _Outcome:
     degraded_reason: str
 
 
-def _contestants(models: Sequence[str], methods: Mapping[str, Callable[[str], Method]]) -> list[_Contestant]:
+def _contestants(
+    models: Sequence[str], methods: Mapping[str, Callable[[Compute], Method]], compute: Compute
+) -> list[_Contestant]:
     if not models:
         raise BadRequest("expected the name of at least one model")
     if unknown := [name for name in models if name not in methods]:
         raise UnknownModel(f"there is no model {unknown[0]!r}; known are {', '.join(sorted(methods))}")
-    return [_Contestant(name, methods[name]("auto")) for name in dict.fromkeys(models)]
+    return [_Contestant(name, methods[name](compute)) for name in dict.fromkeys(models)]
 
 
 def _empty_tally(

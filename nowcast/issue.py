@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
+from nowcast.compute import Compute
 from nowcast.domain import Domain
 from nowcast.files import iso
 from nowcast.forecast import ForecastRecord, Prediction
 from nowcast.frame import grid_of, to_datetime
-from nowcast.methods import Answer, predict_batch_with_fallback, predict_with_fallback
+from nowcast.methods import Answer, frames_wanted, predict_batch_with_fallback, predict_with_fallback
+
+
+def looking_back(domain: Domain, compute: Compute) -> Domain:
+    """Return the domain with as long a history as its method wants, if that is longer.
+
+    Raises:
+        UnknownModel: If there is no such method.
+    """
+    return replace(domain, history=max(domain.history, frames_wanted(domain.model, compute)))
 
 
 def issue(
-    cube: xr.DataArray, domain: Domain, *, model: str | None = None, device: str = "auto"
+    cube: xr.DataArray, domain: Domain, compute: Compute, *, model: str | None = None
 ) -> tuple[ForecastRecord, Prediction]:
     """Return record and fields of the forecast that follows a cube ``reflectivity(time, y, x)`` [dBZ].
 
     Args:
         cube: Frames up to the issue time, of :func:`nowcast.cube.build_cube`.
         domain: Says how many leads, and whose data this is.
+        compute: What a network may use.
         model: Method to ask; the domain's if left out. Should it fail, a lesser one answers and the record
             says so.
-        device: Where a network runs.
 
     Raises:
         UnknownModel: If there is no such method.
         NotEnoughFrames: If not even persistence can answer.
     """
-    answer = predict_with_fallback(cube, domain.leads, model or domain.model, device=device)
+    answer = predict_with_fallback(cube, domain.leads, model or domain.model, compute)
     return _record(cube, domain, answer), answer.prediction
 
 
 def issue_batch(
-    cubes: Sequence[xr.DataArray], domains: Sequence[Domain], *, model: str, device: str = "auto"
+    cubes: Sequence[xr.DataArray], domains: Sequence[Domain], compute: Compute, *, model: str
 ) -> list[tuple[ForecastRecord, Prediction]]:
     """Return what :func:`issue` does for each cube, made together; all domains want as many leads."""
-    answers = predict_batch_with_fallback(cubes, domains[0].leads, model, device=device)
+    answers = predict_batch_with_fallback(cubes, domains[0].leads, model, compute)
     return [
         (_record(cube, domain, answer), answer.prediction)
         for cube, domain, answer in zip(cubes, domains, answers, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -12,17 +13,34 @@ import cv2
 import numpy as np
 import xarray as xr
 
-from nowcast.errors import NowcastError, UnknownModel
+from nowcast.compute import Compute
+from nowcast.errors import MissingExtra, NowcastError, UnknownModel
 from nowcast.extrapolation import Extrapolation, Persistence
 from nowcast.forecast import BatchMethod, Method, Prediction
+from nowcast.presets import NETWORKS
 
 log = logging.getLogger(__name__)
 
-#: Every forecasting method by name, made for a device ("auto", "cpu", "cuda"). Called for each forecast, so
-#: one that loads weights keeps them.
-METHODS: dict[str, Callable[[str], Method]] = {
-    "persistence": lambda device: Persistence(),
-    "extrapolation": lambda device: Extrapolation(),
+
+def _network(name: str, compute: Compute) -> Method:
+    """Return a network; PyTorch, which takes seconds and may be absent, is loaded only now."""
+    try:
+        from nowcast.network import network
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise MissingExtra(
+            f"{name} needs {error.name}, which is not installed: pip install 'nowcast-service[network]'"
+        ) from error
+    return network(name, compute)
+
+
+#: Every forecasting method by name, made with the means there are. Called for each forecast, so one that
+#: loads weights keeps them.
+METHODS: dict[str, Callable[[Compute], Method]] = {
+    "persistence": lambda compute: Persistence(),
+    "extrapolation": lambda compute: Extrapolation(),
+    **{name: partial(_network, name) for name in NETWORKS},
 }
 
 #: Methods that stand in for one that fails, best first.
@@ -49,20 +67,42 @@ class Answer(NamedTuple):
     degraded_reason: str
 
 
-def takes_batches(model: str, device: str = "auto") -> bool:
-    """Return whether a method forecasts several cubes at once; raises as :func:`predict_with_fallback`."""
-    return isinstance(_method(model, device), BatchMethod)
+def can_answer(model: str, compute: Compute) -> bool:
+    """Return whether a method can be made, which loads what it needs.
+
+    Raises:
+        UnknownModel: If there is no method of that name.
+    """
+    return _made(model, compute) is not None
+
+
+def takes_batches(model: str, compute: Compute) -> bool:
+    """Return whether a method forecasts several cubes at once; one that cannot be made does not.
+
+    Raises:
+        UnknownModel: If there is no method of that name.
+    """
+    return isinstance(_made(model, compute), BatchMethod)
+
+
+def frames_wanted(model: str, compute: Compute) -> int:
+    """Return how many frames a method wants to look back on, 0 if it takes what there is.
+
+    Raises:
+        UnknownModel: If there is no method of that name.
+    """
+    return getattr(_made(model, compute), "frames", None) or 0
 
 
 def predict_batch_with_fallback(
-    cubes: Sequence[xr.DataArray], leads: int, model: str, *, device: str = "auto"
+    cubes: Sequence[xr.DataArray], leads: int, model: str, compute: Compute
 ) -> list[Answer]:
     """Return the forecast that follows each cube, made together if the method can and the cubes are alike.
 
     Should the batch fail, each cube is forecast alone, so that one cannot take the others with it; raises as
     :func:`predict_with_fallback`.
     """
-    method = _method(model, device)
+    method = _made(model, compute)
     if len(cubes) > 1 and len({cube.shape for cube in cubes}) == 1 and isinstance(method, BatchMethod):
         try:
             predictions = method.predict_batch(cubes, leads)
@@ -70,10 +110,10 @@ def predict_batch_with_fallback(
             return [_answered(model, method, one, cube, leads) for one, cube in together]
         except (*FAILURES, ValueError) as error:
             log.warning("%s failed on a batch of %d: %s", model, len(cubes), error)
-    return [predict_with_fallback(cube, leads, model, device=device) for cube in cubes]
+    return [predict_with_fallback(cube, leads, model, compute) for cube in cubes]
 
 
-def predict_with_fallback(cube: xr.DataArray, leads: int, model: str, *, device: str = "auto") -> Answer:
+def predict_with_fallback(cube: xr.DataArray, leads: int, model: str, compute: Compute) -> Answer:
     """Return the forecast of ``model``, or of the next method of :data:`FALLBACK` if that fails, and so on.
 
     All fields of a network are made before this returns, since one that fails at a late lead must not leave
@@ -89,13 +129,13 @@ def predict_with_fallback(cube: xr.DataArray, leads: int, model: str, *, device:
     *candidates, last = dict.fromkeys((model, *FALLBACK[_rank(model) :]))
     for name in candidates:
         try:
-            return _answer(cube, leads, name, device, reasons)
+            return _answer(cube, leads, name, compute, reasons)
         except FAILURES as error:
             on_purpose = isinstance(error, NowcastError)
             log.warning("%s failed: %s", name, error, exc_info=not on_purpose)
             # What another library says may be long, and is not for everybody's eyes.
             reasons.append(f"{name} failed ({error if on_purpose else type(error).__name__})")
-    return _answer(cube, leads, last, device, reasons)
+    return _answer(cube, leads, last, compute, reasons)
 
 
 def _check_known(model: str) -> None:
@@ -103,13 +143,17 @@ def _check_known(model: str) -> None:
         raise UnknownModel(f"expected a model among {', '.join(sorted(METHODS))}, got {model!r}")
 
 
-def _method(model: str, device: str) -> Method:
+def _made(model: str, compute: Compute) -> Method | None:
+    """Return a method, ``None`` if it cannot be made: asked for a forecast, it will say why."""
     _check_known(model)
-    return METHODS[model](device)
+    try:
+        return METHODS[model](compute)
+    except FAILURES:
+        return None
 
 
-def _answer(cube: xr.DataArray, leads: int, model: str, device: str, reasons: Sequence[str]) -> Answer:
-    method = METHODS[model](device)
+def _answer(cube: xr.DataArray, leads: int, model: str, compute: Compute, reasons: Sequence[str]) -> Answer:
+    method = METHODS[model](compute)
     return _answered(model, method, method.predict(cube, leads), cube, leads, reasons)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nowcast import files
+from nowcast.compute import MEMORY_MB, Compute
 from nowcast.domain import Domain
 from nowcast.errors import SettingsError, UnknownDomain, UnreadableFile
 from nowcast.grid import Grid
@@ -128,6 +129,10 @@ class Settings(BaseSettings):
         "info", description="Least severity logged"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run")
+    weights_dir: Path = Field(Path("weights"), description="Folder of the networks' weights, by name")
+    network_memory_mb: Annotated[int, Field(ge=64)] = Field(
+        MEMORY_MB, description="Memory [MiB] a network may take on its device"
+    )
     cache_seconds: Annotated[int, Field(ge=1)] = Field(
         3600, description="How long Redis keeps a finished product (a map)"
     )
@@ -164,6 +169,10 @@ class Settings(BaseSettings):
                 f"there is no domain {name!r}; configured are {', '.join(sorted(self.domains)) or 'none'}"
             ) from None
 
+    def compute(self) -> Compute:
+        """Return what networks may use in the live service: none goes without weights."""
+        return Compute(self.device, self.network_memory_mb, self.weights_dir)
+
     def sweep(self, part: str) -> None:
         """Remove files that killed writers left unfinished under one part of the data directory.
 
@@ -182,16 +191,25 @@ class Settings(BaseSettings):
         return self.data_dir / "quarantine" / domain
 
 
+def read_environment(**overrides: Any) -> Settings:
+    """Return the settings of the environment, with ``overrides``, and no domains.
+
+    Raises:
+        SettingsError: With every wrong variable, what was expected and what came.
+    """
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, "NOWCAST_")) from error
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Return the settings of the environment, with ``overrides``, and the domains of the TOML file.
 
     Raises:
         SettingsError: With every wrong variable or key, what was expected and what came.
     """
-    try:
-        settings = Settings(**{key: value for key, value in overrides.items() if value is not None})
-    except ValidationError as error:
-        raise SettingsError(_explain(error, "NOWCAST_")) from error
+    settings = read_environment(**overrides)
     if settings.domains:
         return settings
     return settings.model_copy(update={"domains": load_domains(settings.domains_file)})

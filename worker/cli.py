@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from nowcast.errors import NowcastError
+from nowcast.presets import NETWORKS
 
 app = typer.Typer(
     help="Precipitation nowcasting: radar frames in, verified forecasts out.",
@@ -32,43 +33,88 @@ DataDir = Annotated[
 DomainName = Annotated[
     str | None, typer.Option("--domain", help="A configured domain; left out, the files tell grid and step.")
 ]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-mb",
+        min=64,
+        help="Memory [MiB] a network may take.",
+        show_default="NOWCAST_NETWORK_MEMORY_MB",
+    ),
+]
+
+#: What a person may forecast with, and what becomes of a network without weights.
+NETWORKS_HELP = ", ".join(name for name in NETWORKS if not name.endswith("_cpu"))
+METHODS_HELP = f"persistence, extrapolation, or a network: {NETWORKS_HELP}"
+UNTRAINED_HELP = "Left out, those in NOWCAST_WEIGHTS_DIR, or random ones, and the result says so."
 
 
 @app.command()
 def forecast(
     paths: Files,
     output: Annotated[Path, typer.Option("-o", "--output", help="Forecast file to write (CF netCDF).")],
-    model: Annotated[str, typer.Option(help="Method to forecast with.")] = "extrapolation",
+    model: Annotated[str, typer.Option(help=f"Method to forecast with: {METHODS_HELP}.")] = "extrapolation",
     steps: Annotated[int, typer.Option(min=1, max=288, help="Number of lead times.")] = 12,
     png: Annotated[Path | None, typer.Option(help="Folder for one map per lead time.")] = None,
     theme: Annotated[Literal["light", "dark"], typer.Option(help="Colours of the maps.")] = "light",
     domain: DomainName = None,
     domains: DomainsFile = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help=f"Checkpoint of the network. {UNTRAINED_HELP}",
+            show_default=False,
+        ),
+    ] = None,
+    memory_mb: Memory = None,
 ) -> None:
     """Forecast from radar files, the newest of which is the issue time."""
     from worker.commands import forecast_files
 
-    forecast_files(paths, output, model, steps, png, theme, _configured(domain, domains))
+    compute = _compute(weights, memory_mb)
+    forecast_files(paths, output, model, steps, png, theme, _configured(domain, domains), compute)
 
 
 @app.command()
 def hindcast(
     paths: Files,
     output: Annotated[Path, typer.Option("-o", "--output", help="Scores to write (JSON).")],
-    models: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "persistence,extrapolation",
+    models: Annotated[
+        str, typer.Option(help=f"Methods, separated by commas: {METHODS_HELP}.")
+    ] = "persistence,extrapolation",
     steps: Annotated[int, typer.Option(min=1, max=288, help="Number of lead times.")] = 12,
     every: Annotated[int, typer.Option(min=1, help="Frames between issue times.")] = 1,
     history: Annotated[int, typer.Option(min=1, max=24, help="Frames a forecast sees.")] = 5,
     thresholds: Annotated[str, typer.Option(help="Thresholds [dBZ], separated by commas.")] = "20,30,35,40",
     domain: DomainName = None,
     domains: DomainsFile = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help=f"Folder of the networks' checkpoints, by name. {UNTRAINED_HELP}",
+            show_default=False,
+        ),
+    ] = None,
+    memory_mb: Memory = None,
 ) -> None:
     """Forecast from past issue times and score against what followed."""
     from worker.commands import hindcast_files
 
     names = [name.strip() for name in models.split(",") if name.strip()]
     hindcast_files(
-        paths, output, names, steps, every, history, _numbers(thresholds), _configured(domain, domains)
+        paths,
+        output,
+        names,
+        steps,
+        every,
+        history,
+        _numbers(thresholds),
+        _configured(domain, domains),
+        _compute(weights, memory_mb),
     )
 
 
@@ -218,6 +264,16 @@ def _configured(domain: str | None, domains: Path | None):  # type: ignore[no-un
     from nowcast.settings import load_settings
 
     return load_settings(domains_file=domains).domain(domain)
+
+
+def _compute(weights: Path | None, memory_mb: int | None):  # type: ignore[no-untyped-def]
+    """Return what networks may use; where a person names no weights, they may go without."""
+    from dataclasses import replace
+
+    from nowcast.settings import read_environment
+
+    compute = read_environment(weights_dir=weights, network_memory_mb=memory_mb).compute()
+    return replace(compute, untrained=weights is None)
 
 
 def _data_dir(data: Path | None) -> Path:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from nowcast import files
 from nowcast.archive import Archive
+from nowcast.compute import Compute
 from nowcast.cube import build_cube
 from nowcast.domain import Domain
 from nowcast.errors import DuplicateFrame, NotEnoughFrames, WrongGrid
@@ -29,7 +30,7 @@ from nowcast.frame import time_of
 from nowcast.framelist import FrameList, Skipped
 from nowcast.framelist import Progress as Report
 from nowcast.hindcast import hindcast
-from nowcast.issue import issue
+from nowcast.issue import issue, looking_back
 from nowcast.rendering import Panel, render_map, render_panels
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
@@ -50,12 +51,13 @@ def forecast_files(
     png: Path | None,
     theme: str,
     domain: Domain | None,
+    compute: Compute,
 ) -> None:
     """Write the forecast that follows the newest of the files' frames, and maps of it."""
     console = Console()
     with reporting(console) as report:
         frames = FrameList(paths, domain=domain, progress=report)
-    domain = replace(frames.domain, leads=steps)
+    domain = looking_back(replace(frames.domain, leads=steps, model=model), compute)
     since = frames.times[-1] - timedelta(minutes=domain.step_minutes * domain.history)
     wanted = [index for index, time in enumerate(frames.times) if time >= since]
     loaded = [frame for frame in map(frames.load, wanted) if frame is not None]
@@ -63,7 +65,7 @@ def forecast_files(
     if not loaded:
         raise NotEnoughFrames(f"none of the newest frames can be used; first: {frames.skipped[0].reason}")
     cube = build_cube(loaded, step_minutes=domain.step_minutes, history=domain.history)
-    record, prediction = issue(cube, domain, model=model)
+    record, prediction = issue(cube, domain, compute)
     write_forecast(output, record, prediction)
     console.print(
         f"{output}: {steps} leads of {domain.step_minutes} min after {files.iso(record.issue_time)}, "
@@ -130,6 +132,7 @@ def hindcast_files(
     history: int,
     thresholds_dbz: Sequence[float],
     domain: Domain | None,
+    compute: Compute,
 ) -> None:
     """Write the scores of forecasts from past issue times, and print CSI by lead time."""
     console = Console()
@@ -142,6 +145,7 @@ def hindcast_files(
             history=history,
             thresholds_dbz=thresholds_dbz,
             domain=domain,
+            compute=compute,
             progress=report,
         )
     files.write_json(output, scores)

@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 import xarray as xr
 
 from nowcast.archive import Archive
+from nowcast.compute import Compute
 from nowcast.cube import load_cube
 from nowcast.domain import Domain
 from nowcast.errors import BusError, NotEnoughFrames, NowcastError, SettingsError, UnknownModel
 from nowcast.forecast import ForecastRecord, Prediction
-from nowcast.issue import issue_batch
-from nowcast.methods import METHODS, takes_batches
+from nowcast.issue import issue_batch, looking_back
+from nowcast.methods import METHODS, can_answer, takes_batches
 from nowcast.settings import Settings, load_domains
 from nowcast.store import ForecastStore, read_record
 from nowcast.telemetry import Telemetry
@@ -54,6 +55,7 @@ class Infer:
 
     def __init__(self, settings: Settings, telemetry: Telemetry, bus: Bus | None = None) -> None:
         self._settings, self._telemetry, self._bus = settings, telemetry, bus
+        self._compute = settings.compute()
         self._archive = Archive(settings.data_dir / "archive")
         self._store = ForecastStore(settings.data_dir / "forecasts")
         self._domains = dict(settings.domains)
@@ -63,7 +65,7 @@ class Infer:
     def prepare(self) -> None:
         """Remove what a killed predecessor left unfinished, and make the methods ready."""
         self._settings.sweep("forecasts")
-        _check_models(self._domains)
+        _make_ready(self._domains, self._compute)
 
     def handle(self, jobs: Iterable[Job]) -> list[Job]:
         """Make the forecasts of ``jobs`` that are still wanted and return the jobs that are done with.
@@ -114,7 +116,7 @@ class Infer:
         batches: dict[object, list[Job]] = {}
         for job in jobs:
             domain = self._domains[job.domain]
-            together = takes_batches(domain.model, self._settings.device)
+            together = takes_batches(domain.model, self._compute)
             key = (domain.model, domain.leads) if together else job
             batches.setdefault(key, []).append(job)
         return list(batches.values())
@@ -126,15 +128,14 @@ class Infer:
         issued: list[tuple[ForecastRecord, Prediction]] = []
         for job in jobs:
             with self._surviving(job, done), self._telemetry.timed("cube", job.domain):
-                cubes[job] = load_cube(self._archive, self._domains[job.domain], job.issue_time)
+                domain = looking_back(self._domains[job.domain], self._compute)
+                cubes[job] = load_cube(self._archive, domain, job.issue_time)
         if not cubes:
             return done
         domains = [self._domains[job.domain] for job in cubes]
         first = next(iter(cubes))
         with self._surviving(first, done), self._telemetry.timed("infer", first.domain):
-            issued = issue_batch(
-                list(cubes.values()), domains, model=domains[0].model, device=self._settings.device
-            )
+            issued = issue_batch(list(cubes.values()), domains, self._compute, model=domains[0].model)
         for (job, cube), (record, prediction) in zip(cubes.items(), issued, strict=False):
             with self._surviving(job, done):
                 self._publish(job, cube, record, prediction)
@@ -203,7 +204,7 @@ class Infer:
         self._domains_changed = changed
         try:
             domains = load_domains(self._settings.domains_file)
-            _check_models(domains)
+            _make_ready(domains, self._compute)
         except (SettingsError, UnknownModel) as error:
             log.error("the changed domains file is not taken over: %s", error)
             return
@@ -260,11 +261,20 @@ class InferLoop:
         )
 
 
-def _check_models(domains: Mapping[str, Domain]) -> None:
+def _make_ready(domains: Mapping[str, Domain], compute: Compute) -> None:
+    """Load what the domains' methods need, so that no forecast waits for it.
+
+    Raises:
+        UnknownModel: If there is no such method.
+    """
     for name, domain in domains.items():
         if domain.model not in METHODS:
             raise UnknownModel(
                 f"domains.{name}.model: expected one of {', '.join(METHODS)}, got {domain.model!r}"
+            )
+        if not can_answer(domain.model, compute):
+            log.warning(
+                "%s: %s cannot answer yet; the reason will stand in the forecasts", name, domain.model
             )
 
 

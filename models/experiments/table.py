@@ -15,7 +15,6 @@ Measures = Mapping[int, Mapping[str, float]]
 
 def table(results: Sequence[Mapping[str, Any]], names: Sequence[str], size: Size, machine: str) -> str:
     """Return the results as a page of Markdown."""
-    minutes = sum(result["seconds"] for result in results) / 60
     lines = [
         "# Mechanisms",
         "",
@@ -24,7 +23,7 @@ def table(results: Sequence[Mapping[str, Any]], names: Sequence[str], size: Size
         "trainings short: this is about mechanisms, not about skill on radar.",
         "",
         f"{size.sequences} sequences of {size.grid} x {size.grid} cells, {size.iterations} iterations of "
-        f"{size.batch}; {minutes:.0f} minutes of computing in all on {machine}.",
+        f"{size.batch}, on {machine}. Persistence is what the last frame scores as the forecast.",
     ]
     for name in names:
         measured: dict[str, dict[int, Mapping[str, float]]] = {}

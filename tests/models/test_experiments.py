@@ -70,7 +70,7 @@ STUDY = Experiment("A study", "Of two.", ("A", "B"), lambda variant, seed, size:
 
 def results(**by_variant):
     return [
-        {"experiment": "study", "variant": variant, "seed": seed, "measures": {"MSE": value}, "seconds": 60.0}
+        {"experiment": "study", "variant": variant, "seed": seed, "measures": {"MSE": value}}
         for variant, values in by_variant.items()
         for seed, value in enumerate(values)
     ]
@@ -97,7 +97,7 @@ def test_the_table_has_means_and_spreads(monkeypatch):
     page = table(results(A=[1, 2, 3], B=[0.01, 0.03]), ["study"], SMALL, "one machine")
     assert "| A | 2.000 ± 1.000 | 3 |" in page
     assert "| B | 0.02000 ± 0.01414 | 2 |" in page
-    assert "5 minutes of computing in all on one machine." in page
+    assert "300 iterations of 8, on one machine." in page
 
 
 def test_what_is_written_down_is_read_again_but_for_broken_lines_and_other_sizes(tmp_path):

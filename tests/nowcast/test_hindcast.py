@@ -75,9 +75,9 @@ class Blind(Oracle):
 
 
 METHODS = {
-    "oracle": lambda device: Oracle(),
-    "choosy": lambda device: Choosy(),
-    "blind": lambda device: Blind(),
+    "oracle": lambda compute: Oracle(),
+    "choosy": lambda compute: Choosy(),
+    "blind": lambda compute: Blind(),
 }
 
 
@@ -113,7 +113,7 @@ def test_each_forecast_sees_the_frames_up_to_its_issue_time_and_no_others(tmp_pa
     run(
         write_frames(tmp_path, range(12)),
         models=["spy"],
-        methods={"spy": lambda device: spy},
+        methods={"spy": lambda compute: spy},
         history=3,
         every=2,
     )
@@ -123,7 +123,7 @@ def test_each_forecast_sees_the_frames_up_to_its_issue_time_and_no_others(tmp_pa
 
 def test_the_last_issue_time_is_followed_by_all_steps(tmp_path):
     spy = Spy()
-    run(write_frames(tmp_path, range(5)), models=["spy"], methods={"spy": lambda device: spy})
+    run(write_frames(tmp_path, range(5)), models=["spy"], methods={"spy": lambda compute: spy})
     assert spy.seen == [minutes(0, 1)]
 
     with pytest.raises(NotEnoughFrames, match="5 frames; 4 files have 4"):

@@ -10,12 +10,14 @@ import pytest
 import xarray as xr
 from weather import DOMAIN, GRID, START, STEP, raw_frames
 
+from nowcast.compute import Compute
 from nowcast.cube import build_cube
 from nowcast.forecast import Prediction
 from nowcast.frame import normalise
-from nowcast.issue import issue, issue_batch
+from nowcast.issue import issue, issue_batch, looking_back
 from nowcast.methods import METHODS, takes_batches
 
+COMPUTE = Compute()
 DOMAINS = [replace(DOMAIN, name=name, grid=GRID, model="network") for name in ("north", "south")]
 
 
@@ -48,12 +50,12 @@ class Network:
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     one = Network()
-    monkeypatch.setitem(METHODS, "network", lambda device: one)
+    monkeypatch.setitem(METHODS, "network", lambda compute: one)
     return one
 
 
 def test_the_record_names_method_frames_and_grid() -> None:
-    record, prediction = issue(cube(1, without=3), DOMAINS[0], model="extrapolation")
+    record, prediction = issue(cube(1, without=3), DOMAINS[0], COMPUTE, model="extrapolation")
     assert (record.domain, record.model, record.model_version) == ("north", "extrapolation", "1")
     assert record.issue_time == START + 4 * STEP
     assert record.input_frames[-2:] == ("2026-01-01T12:15:00Z*", "2026-01-01T12:20:00Z")
@@ -63,7 +65,7 @@ def test_the_record_names_method_frames_and_grid() -> None:
 
 def test_a_batch_is_asked_for_once_and_answers_each_cube(network: Network) -> None:
     cubes = [cube(1), cube(2)]
-    answers = issue_batch(cubes, DOMAINS, model="network")
+    answers = issue_batch(cubes, DOMAINS, COMPUTE, model="network")
     assert network.asked == [2]
     for (record, prediction), domain, one in zip(answers, DOMAINS, cubes, strict=True):
         assert (record.domain, record.model, record.degraded_reason) == (domain.name, "network", "")
@@ -72,19 +74,26 @@ def test_a_batch_is_asked_for_once_and_answers_each_cube(network: Network) -> No
 
 def test_a_batch_that_fails_is_made_one_by_one(network: Network) -> None:
     network.breaks_on_batches = True
-    answers = issue_batch([cube(1), cube(2)], DOMAINS, model="network")
+    answers = issue_batch([cube(1), cube(2)], DOMAINS, COMPUTE, model="network")
     assert network.asked == [2, 1, 1]
     assert [record.model for record, _ in answers] == ["network", "network"]
 
 
 def test_cubes_of_different_shapes_are_not_put_together(network: Network) -> None:
-    issue_batch([cube(1), cube(2)[:, 10:]], DOMAINS, model="network")
+    issue_batch([cube(1), cube(2)[:, 10:]], DOMAINS, COMPUTE, model="network")
     assert network.asked == [1, 1]
 
 
 def test_classical_methods_take_no_batches(network: Network) -> None:
-    assert [takes_batches(name) for name in ("persistence", "extrapolation", "network")] == [
+    assert [takes_batches(name, COMPUTE) for name in ("persistence", "extrapolation", "network")] == [
         False,
         False,
         True,
     ]
+
+
+def test_a_domain_looks_back_as_far_as_its_network_wants_and_as_it_says_itself(network: Network) -> None:
+    assert looking_back(DOMAINS[0], COMPUTE) == DOMAINS[0]
+    network.frames = 6  # type: ignore[attr-defined]
+    assert looking_back(DOMAINS[0], COMPUTE).history == 6
+    assert looking_back(replace(DOMAINS[0], history=9), COMPUTE).history == 9

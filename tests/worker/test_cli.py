@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from PIL import Image
 from weather import START, STEP, drop, raw_frames
+
+from models.checkpoint import Card, Task, save
+from models.convlstm import ConvLSTM, ConvLSTMConfig
 
 NOWCAST = (sys.executable, "-m", "worker.cli")
 
@@ -148,3 +152,80 @@ def test_help_answers_quickly() -> None:
     ).stderr
     assert "xarray" not in loaded
     assert "redis" not in loaded
+    assert "torch" not in loaded
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of checkpoints with one of ``convlstm``, of new weights, for the step and the cells here."""
+    torch.manual_seed(1)
+    folder, config = tmp_path_factory.mktemp("weights"), ConvLSTMConfig(hidden=(8,))
+    save(folder / "convlstm", ConvLSTM(config), Card(config, Task(5, 12, 5.0, 2.0)))
+    return folder
+
+
+@pytest.mark.parametrize("model", ["convlstm", "unet_cpu"])
+def test_a_network_forecasts_untrained_for_whom_asks_for_it_and_says_so(
+    files: list[Path], tmp_path: Path, model: str
+) -> None:
+    output = tmp_path / "out.nc"
+    done = nowcast("forecast", *files[:6], "--model", model, "--steps", 2, "-o", output)
+    assert "untrained weights" in " ".join(done.stdout.split())
+    with xr.open_dataset(output, engine="h5netcdf", decode_timedelta=False) as forecast:
+        assert forecast.attrs["model"] == model
+        assert forecast.attrs["model_version"] == "untrained"
+        assert forecast.attrs["degraded_reason"] == "untrained weights"
+        assert forecast["reflectivity"].shape == (2, 80, 96)
+        assert "motion_x" in forecast
+
+
+def test_a_network_with_weights_looks_back_as_far_as_they_were_trained_to(
+    files: list[Path], tmp_path: Path, weights: Path
+) -> None:
+    output = tmp_path / "out.nc"
+    nowcast(
+        *("forecast", *files[:7], "--model", "convlstm", "--weights", weights / "convlstm"),
+        *("--memory-mb", 128, "--steps", 2, "-o", output),
+    )
+    with xr.open_dataset(output, engine="h5netcdf", decode_timedelta=False) as forecast:
+        assert forecast.attrs["model_version"].startswith("sha256:")
+        assert forecast.attrs["degraded_reason"] == ""
+        assert len(forecast.attrs["input_frames"].split()) == 5
+
+
+def test_weights_that_are_named_are_used_or_another_method_answers(
+    files: list[Path], tmp_path: Path, weights: Path
+) -> None:
+    output = tmp_path / "out.nc"
+    nowcast("forecast", *files[:5], "--model", "crn", "--weights", weights, "--steps", 1, "-o", output)
+    with xr.open_dataset(output, engine="h5netcdf", decode_timedelta=False) as forecast:
+        assert forecast.attrs["model"] == "extrapolation"
+        assert "expected weights of crn, found no" in forecast.attrs["degraded_reason"]
+    done = nowcast("forecast", *files[:5], "--weights", tmp_path / "absent", "-o", output, code=2)
+    assert "absent" in done.stderr
+
+
+def test_networks_are_scored_beside_the_others(files: list[Path], tmp_path: Path, weights: Path) -> None:
+    output = tmp_path / "scores.json"
+    models = "persistence,extrapolation,convlstm"
+    nowcast(
+        *("hindcast", *files[:9], "--models", models, "--weights", weights),
+        *("--steps", 2, "--every", 2, "-o", output),
+    )
+    facts = json.loads(output.read_text())["models"]
+    assert facts["convlstm"]["version"].startswith("sha256:")
+    assert facts["convlstm"]["degraded"] == {}
+    assert facts["convlstm"]["forecasts"] == facts["persistence"]["forecasts"] == 2
+
+
+def test_a_hindcast_without_weights_says_that_it_was_untrained(files: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "scores.json"
+    nowcast("hindcast", *files[:7], "--models", "convlstm", "--steps", 2, "-o", output)
+    facts = json.loads(output.read_text())["models"]["convlstm"]
+    assert facts["degraded"] == {"untrained weights": 1}
+    assert facts["version"] == "untrained"
+
+
+def test_help_names_the_networks() -> None:
+    told = nowcast("forecast", "--help").stdout
+    assert all(name in told for name in ("persistence", "convlstm", "scs", "--weights", "--memory-mb"))

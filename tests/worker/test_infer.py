@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 import redis
+import torch
 from weather import DOMAIN, GRID, START, STEP, raw_frames, settings
 
+from models.checkpoint import Card, Task, save
+from models.convlstm import ConvLSTM, ConvLSTMConfig
+from nowcast import network as bridge
 from nowcast.archive import Archive
+from nowcast.compute import Compute
+from nowcast.engine import Engine
 from nowcast.errors import UnknownModel
 from nowcast.frame import normalise
 from nowcast.methods import METHODS
@@ -123,7 +129,7 @@ def test_a_failing_method_is_replaced_and_the_forecast_says_so(
         def predict(self, cube: object, leads: int) -> None:
             raise RuntimeError("out of device memory")
 
-    monkeypatch.setitem(METHODS, "broken", lambda device: Broken())  # type: ignore[arg-type,return-value]
+    monkeypatch.setitem(METHODS, "broken", lambda compute: Broken())  # type: ignore[arg-type,return-value]
     archived(here, 4)
     here = here.model_copy(update={"domains": {"sim": replace(DOMAIN, model="broken")}})
     Infer(here, Telemetry()).handle([Job("sim", START + 3 * STEP)])
@@ -188,12 +194,12 @@ def test_backfill_ends_where_the_domain_says(data_dir: Path) -> None:
 def test_domains_of_one_method_are_forecast_together(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    class Together(METHODS["persistence"]("cpu").__class__):  # type: ignore[misc]
+    class Together(METHODS["persistence"](Compute()).__class__):  # type: ignore[misc]
         def predict_batch(self, cubes: list[object], leads: int) -> list[object]:
             asked.append(len(cubes))
             return [self.predict(cube, leads) for cube in cubes]
 
-    monkeypatch.setitem(METHODS, "together", lambda device: Together())
+    monkeypatch.setitem(METHODS, "together", lambda compute: Together())
     here = settings(data_dir)
     domains = {name: replace(DOMAIN, name=name, model="together") for name in ("east", "west")}
     here = here.model_copy(update={"domains": domains})
@@ -206,3 +212,74 @@ def test_domains_of_one_method_are_forecast_together(data_dir: Path, monkeypatch
     assert asked == [2]
     store = ForecastStore(data_dir / "forecasts")
     assert [store.models(name, START + 3 * STEP) for name in domains] == [["together"], ["together"]]
+
+
+def served(folder: Path, *, hidden: tuple[int, ...] = (8,), frames: int = 5) -> None:
+    """Put weights of ``convlstm`` where the service looks for them."""
+    torch.manual_seed(1)
+    config = ConvLSTMConfig(hidden=hidden)
+    save(folder / "convlstm", ConvLSTM(config), Card(config, Task(frames, 3, 5.0, 2.0)))
+
+
+def test_a_network_without_weights_is_replaced_and_the_forecast_says_why(
+    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = settings(data_dir, model="convlstm").model_copy(update={"weights_dir": tmp_path})
+    archived(here, 6)
+    telemetry = Telemetry()
+    infer = Infer(here, telemetry)
+    infer.prepare()
+    assert "sim: convlstm cannot answer yet" in caplog.text
+    infer.handle([Job("sim", START + 5 * STEP)])
+    _, model, path = ForecastStore(data_dir / "forecasts").latest("sim") or pytest.fail("none")
+    assert model == "extrapolation"
+    assert read_record(path).degraded_reason == (
+        f"convlstm failed (expected weights of convlstm, found no {tmp_path / 'convlstm'})"
+    )
+    labels = {"domain": "sim", "reason": "method"}
+    assert telemetry.registry.get_sample_value("nowcast_degraded_total", labels) == 1
+
+
+def test_networks_of_several_domains_forecast_together_from_as_many_frames_as_they_want(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served(tmp_path)
+    batches = []
+    forecast = Engine.forecast
+
+    def noted(self: Engine, frames: list[object], *options: object, **more: object) -> object:
+        batches.append(len(frames))
+        return forecast(self, frames, *options, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "forecast", noted)
+    domains = {name: replace(DOMAIN, name=name, model="convlstm") for name in ("east", "west")}
+    here = settings(data_dir).model_copy(update={"domains": domains, "weights_dir": tmp_path})
+    archive = Archive(data_dir / "archive")
+    for name in domains:
+        for raw in raw_frames(7):
+            archive.add(name, normalise(raw, replace(DOMAIN, grid=GRID)))
+    jobs = [Job(name, START + 6 * STEP) for name in domains]
+    infer = Infer(here, Telemetry())
+    monkeypatch.setattr(bridge, "_ready", {})
+    infer.prepare()
+    assert len(bridge._ready) == 1, "weights are loaded before the first forecast"
+    assert set(infer.handle(jobs)) == set(jobs)
+    assert batches == [2]
+    for name in domains:
+        _, model, path = ForecastStore(data_dir / "forecasts").latest(name) or pytest.fail("none")
+        record = read_record(path)
+        assert (model, record.degraded_reason) == ("convlstm", "")
+        assert record.model_version.startswith("sha256:")
+        assert len(record.input_frames) == 5
+
+
+def test_new_weights_are_taken_over_without_a_restart(data_dir: Path, tmp_path: Path) -> None:
+    here = settings(data_dir, model="convlstm").model_copy(update={"weights_dir": tmp_path})
+    archived(here, 7)
+    infer, store = Infer(here, Telemetry()), ForecastStore(data_dir / "forecasts")
+    versions = []
+    for number, hidden in ((5, (8,)), (6, (4,))):
+        served(tmp_path, hidden=hidden)
+        infer.handle([Job("sim", START + number * STEP)])
+        versions.append(read_record(store.path("sim", START + number * STEP, "convlstm")).model_version)
+    assert versions[0] != versions[1]
