@@ -42,7 +42,7 @@ PRESETS: dict[str, Any] = {
     "convlstm_paper": ConvLSTMConfig(hidden=(64, 64), patch=2, conditioned=False, peephole=True),
     "convlstm_scs": ConvLSTMConfig(hidden=(64,) * 15),
     "convlstm_e3d": ConvLSTMConfig(hidden=(128,) * 4, kernel_size=5),
-    "convlstm_hourglass": HourglassConfig(),
+    "convlstm_hourglass_paper": HourglassConfig(),
     "convlstm_hourglass_cpu": HourglassConfig(
         strides=(2, 2, 2), features=(8, 16, 32), hidden=(16, 32, 32), kernel_sizes=(3, 3, 3)
     ),

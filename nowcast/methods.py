@@ -67,6 +67,17 @@ class Answer(NamedTuple):
     degraded_reason: str
 
 
+def check_made(model: str, compute: Compute) -> None:
+    """Return if a method can be made, for callers who want no other in its place.
+
+    Raises:
+        UnknownModel: If there is no method of that name.
+        NowcastError: What keeps it from being made: no weights, no device, no PyTorch.
+    """
+    _check_known(model)
+    METHODS[model](compute)
+
+
 def can_answer(model: str, compute: Compute) -> bool:
     """Return whether a method can be made, which loads what it needs.
 

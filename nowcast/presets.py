@@ -8,7 +8,7 @@ PRESETS = (
     "convlstm_paper",
     "convlstm_scs",
     "convlstm_e3d",
-    "convlstm_hourglass",
+    "convlstm_hourglass_paper",
     "convlstm_hourglass_cpu",
     "unet_cpu",
     "unet_standard",

@@ -31,6 +31,7 @@ from nowcast.framelist import FrameList, Skipped
 from nowcast.framelist import Progress as Report
 from nowcast.hindcast import hindcast
 from nowcast.issue import issue, looking_back
+from nowcast.methods import check_made
 from nowcast.rendering import Panel, render_map, render_panels
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
@@ -53,7 +54,12 @@ def forecast_files(
     domain: Domain | None,
     compute: Compute,
 ) -> None:
-    """Write the forecast that follows the newest of the files' frames, and maps of it."""
+    """Write the forecast that follows the newest of the files' frames, and maps of it.
+
+    Weights that a person named are used; that another method stands in for them is no answer here.
+    """
+    if not compute.untrained:
+        check_made(model, compute)
     console = Console()
     with reporting(console) as report:
         frames = FrameList(paths, domain=domain, progress=report)

@@ -72,7 +72,7 @@ def test_scheduled_sampling_decides_what_the_loss_is_made_of():
 
 @pytest.mark.parametrize("size", [(480, 480), (450, 470)])
 def test_the_hourglass_works_on_the_published_scales(size):
-    net = build(PRESETS["convlstm_hourglass"]).eval()
+    net = build(PRESETS["convlstm_hourglass_paper"]).eval()
     with torch.inference_mode():
         stream = net.observe(torch.rand(1, 1, *size))
     layers = stream.state.layers

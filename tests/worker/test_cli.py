@@ -193,16 +193,16 @@ def test_a_network_with_weights_looks_back_as_far_as_they_were_trained_to(
         assert len(forecast.attrs["input_frames"].split()) == 5
 
 
-def test_weights_that_are_named_are_used_or_another_method_answers(
-    files: list[Path], tmp_path: Path, weights: Path
-) -> None:
+def test_weights_that_are_named_are_used_or_refused(files: list[Path], tmp_path: Path, weights: Path) -> None:
     output = tmp_path / "out.nc"
-    nowcast("forecast", *files[:5], "--model", "crn", "--weights", weights, "--steps", 1, "-o", output)
-    with xr.open_dataset(output, engine="h5netcdf", decode_timedelta=False) as forecast:
-        assert forecast.attrs["model"] == "extrapolation"
-        assert "expected weights of crn, found no" in forecast.attrs["degraded_reason"]
-    done = nowcast("forecast", *files[:5], "--weights", tmp_path / "absent", "-o", output, code=2)
+    crn = ("forecast", *files[:5], "--model", "crn", "--weights")
+    done = nowcast(*crn, weights, "-o", output, code=2)
+    assert "expected weights of crn" in done.stderr
+    done = nowcast(*crn, weights / "convlstm", "-o", output, code=2)
+    assert "expected weights of crn" in done.stderr
+    done = nowcast(*crn, tmp_path / "absent", "-o", output, code=2)
     assert "absent" in done.stderr
+    assert not output.exists()
 
 
 def test_networks_are_scored_beside_the_others(files: list[Path], tmp_path: Path, weights: Path) -> None:
