@@ -53,12 +53,12 @@ $(VENV)/.created: deploy/make_venv.py
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created $(REQUIREMENTS)
-	@echo "Installing the service into $(VENV) (850 MB, a minute or two the first time)"
+	@echo "Installing the service into $(VENV) (1.7 GB, a minute or two the first time)"
 	@$(call install,'.[all]')
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.created $(REQUIREMENTS)
-	@echo "Installing the service and what its tests need into $(VENV) (1.1 GB, minutes the first time)"
+	@echo "Installing the service and what its tests need into $(VENV) (2.0 GB, minutes the first time)"
 	@$(call install,'.[test]')
 	@touch $@ $(VENV)/.installed
 
