@@ -69,5 +69,6 @@ def _verdict(claim: Claim, measured: Mapping[str, Measures]) -> str:
     differences = [larger[seed][high_measure] - smaller[seed][low_measure] for seed in seeds]
     held = sum(difference > 0 for difference in differences)
     word = "holds" if held == len(seeds) else "does not hold" if held == 0 else "is not settled"
-    relative = fmean(differences) / abs(fmean(larger[seed][high_measure] for seed in seeds))
-    return f"{claim.text}: **{word}**, in {held} of {len(seeds)} seeds ({relative:+.1%} on average)."
+    scale = abs(fmean(larger[seed][high_measure] for seed in seeds))
+    relative = f" ({fmean(differences) / scale:+.1%} on average)" if scale else ""
+    return f"{claim.text}: **{word}**, in {held} of {len(seeds)} seeds{relative}."

@@ -82,6 +82,7 @@ def results(**by_variant):
         ({"A": [1, 1, 1], "B": [2, 2, 2]}, "A beats B: **holds**, in 3 of 3 seeds (+50.0% on average)."),
         ({"A": [3, 3], "B": [2, 2]}, "A beats B: **does not hold**, in 0 of 2 seeds (-50.0% on average)."),
         ({"A": [1, 3], "B": [2, 2]}, "A beats B: **is not settled**, in 1 of 2 seeds (+0.0% on average)."),
+        ({"A": [0], "B": [0]}, "A beats B: **does not hold**, in 0 of 1 seeds."),
         ({"A": [1]}, "A beats B: not measured."),
     ],
 )
