@@ -112,7 +112,10 @@ def test_an_even_kernel_is_refused():
 @pytest.mark.parametrize("shape", [(2, 6, 5, 4), (2, 6, 2, 5, 4)], ids=["in the plane", "in space"])
 def test_layer_norm_takes_mean_and_spread_over_channels_and_positions(shape):
     norm = layer_norm(6)
-    normal = norm(3 + 2 * torch.randn(*shape)).flatten(1)
+    x = 3 + 2 * torch.randn(*shape)
+    x[:, :3] += 4
+    assert norm(x)[:, :3].mean() > 0.5, "channels are not normalised apart"
+    normal = norm(x).flatten(1)
     torch.testing.assert_close(normal.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(normal.std(1, correction=0), torch.ones(2), atol=1e-4, rtol=0)
     assert [tuple(p.shape) for p in norm.parameters()] == [(6,), (6,)]

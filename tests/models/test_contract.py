@@ -155,7 +155,9 @@ def test_explanations_leave_the_forecast_as_it_is(name):
     net, x = network(name).eval(), rain(1, FRAMES, 29, 34)
     plain, explained = net(x, 2), net(x, 2, explain=True)
     torch.testing.assert_close(explained["pred"], plain["pred"], atol=1e-6, rtol=0)
-    assert all(torch.isfinite(value).all() for value in explained["aux"].values())
+    for name_of_it, value in explained["aux"].items():
+        assert torch.isfinite(value).all(), name_of_it
+        assert value.shape[-2] <= 29, f"{name_of_it} is cropped to the grid, or coarser"
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.convlstm import ConvLSTM, ConvLSTMConfig
+from models.forecaster import FREE
 from models.registry import PRESETS, build
 
 SMALL = ConvLSTMConfig(hidden=(6, 5), patch=2)
@@ -47,6 +48,15 @@ def test_without_condition_the_last_frame_reaches_the_forecast_through_the_state
     assert torch.equal(net(x, 2)["pred"], net(x, 2, truth)["pred"]), "nothing is fed back"
     conditioned = ConvLSTM(ConvLSTMConfig(hidden=(4,), patch=2)).train()
     assert not torch.equal(conditioned(x, 2)["pred"], conditioned(x, 2, truth)["pred"])
+
+
+def test_the_forecaster_begins_with_the_last_frame():
+    torch.manual_seed(0)
+    net, (first, last) = ConvLSTM(SMALL).eval(), torch.rand(2, 1, 1, 8, 8)
+    state = net.observe(last, net.observe(first)).state
+    assert torch.equal(state.frame, last)
+    other = net.decode(state._replace(frame=first), 1, FREE)["pred"]
+    assert not torch.equal(other, net.decode(state, 1, FREE)["pred"])
 
 
 def test_every_layer_reaches_the_head():
