@@ -18,7 +18,7 @@ from models.advection import (
     gradient_penalty,
     magnitude_penalty,
 )
-from models.forecaster import Feedback, Forecast, Forecaster, masked_mse
+from models.forecaster import Feedback, Forecast, Forecaster, masked_mean, masked_mse
 
 #: Where the Charbonnier loss turns from a parabola into a straight line. Normalised reflectivity (0.07 dB).
 CHARBONNIER_EPSILON = 1e-3
@@ -256,8 +256,4 @@ def _still(feedback: Feedback) -> Feedback:
 
 def _charbonnier(forecast: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
     """Return the mean Charbonnier loss over the elements that are ``valid``; 0 if none is."""
-    values = torch.sqrt((forecast - truth) ** 2 + CHARBONNIER_EPSILON**2)
-    if valid is None:
-        return values.mean()
-    weight = valid.to(values.dtype)
-    return (values * weight).sum() / weight.sum().clamp(min=1)
+    return masked_mean(torch.sqrt((forecast - truth) ** 2 + CHARBONNIER_EPSILON**2), valid)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.blocks import FORGET_BIAS, ConvLSTMCell, LSTMState, from_patches, to_patches, xavier
-from models.forecaster import Feedback, Forecast, RecurrentForecaster, masked_mse
+from models.forecaster import Feedback, Forecast, RecurrentForecaster, masked_mean, masked_mse
 from models.sampling import draw_mask, forced_share
 
 #: Dilations of the three parallel convolutions of an interpretation block; together they see 9x9 patches.
@@ -318,7 +318,9 @@ class CRN(RecurrentForecaster):
             mask = None if valid is None else valid[:, here]
             error = masked_mse(own[:, here], truth[:, here], mask)
             if self.config.absolute:
-                error = error + self.config.absolute * _masked_mae(own[:, here], truth[:, here], mask)
+                error = error + self.config.absolute * masked_mean(
+                    (own[:, here] - truth[:, here]).abs(), mask
+                )
             total = total + weight * error
         return total
 
@@ -362,12 +364,3 @@ def _changes(frame: Tensor, feedback: Feedback) -> Feedback:
 def _both_observed(valid: Tensor) -> Tensor:
     """Return where a frame and the one before are observed; of the last input frame nothing is known."""
     return torch.cat([valid[:, :1], valid[:, 1:] & valid[:, :-1]], dim=1)
-
-
-def _masked_mae(forecast: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the mean absolute error over the elements that are ``valid``; 0 if none is."""
-    error = (forecast - truth).abs()
-    if valid is None:
-        return error.mean()
-    weight = valid.to(error.dtype)
-    return (error * weight).sum() / weight.sum().clamp(min=1)

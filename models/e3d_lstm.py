@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from models.blocks import FORGET_BIAS, xavier
 from models.encoders_3d import ConvEncoder, Decoder, PatchEncoder
-from models.forecaster import Feedback, Forecast, masked_mse
+from models.forecaster import Feedback, Forecast, masked_mean, masked_mse
 from models.recall import MemoryWindow, from_rows, recall, recall_shares, to_rows
 from models.spatiotemporal import BothWaysForecaster
 from models.stepwise import StepState
@@ -328,12 +328,7 @@ class E3DLSTM(BothWaysForecaster):
 
     def frame_loss(self, forecast: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
         """Return the mean squared plus the mean absolute error of frames ``(b, t, 1, y, x)``."""
-        absolute = (forecast - truth).abs()
-        if valid is None:
-            mean_absolute = absolute.mean()
-        else:
-            mean_absolute = (absolute * valid).sum() / valid.sum().clamp(min=1)
-        return masked_mse(forecast, truth, valid) + mean_absolute
+        return masked_mse(forecast, truth, valid) + masked_mean((forecast - truth).abs(), valid)
 
     def _step(
         self, frame: Tensor, inner: E3DState, windows: list[MemoryWindow] | None

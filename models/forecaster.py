@@ -232,10 +232,14 @@ def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
     return functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
 
 
+def masked_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the mean over the elements that are ``valid``, all if left out; 0 if there is none."""
+    if valid is None:
+        return values.sum() / max(values.numel(), 1)
+    weight = valid.to(values.dtype)
+    return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
 def masked_mse(forecast: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return the mean squared error over the elements that are ``valid``; 0 if none is."""
-    squared = (forecast - truth) ** 2
-    if valid is None:
-        return squared.mean()
-    weight = valid.to(squared.dtype)
-    return (squared * weight).sum() / weight.sum().clamp(min=1)
+    return masked_mean((forecast - truth) ** 2, valid)

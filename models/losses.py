@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.forecaster import masked_mean
+
 #: Reflectivity [dBZ] that the normalised values 0 and 1 stand for.
 LOWEST_DBZ, HIGHEST_DBZ = -10.0, 60.0
 
@@ -123,9 +125,7 @@ def _balanced_mean(
     weighted = error * balance.weight(truth)
     if by_lead is not None:
         weighted = weighted * by_lead.to(error)[:, None, None, None]
-    if valid is None:
-        return weighted.mean()
-    return (weighted * valid).sum() / valid.sum().clamp(min=1)
+    return masked_mean(weighted, valid)
 
 
 def _precise(x: Tensor) -> Tensor:

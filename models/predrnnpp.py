@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import LSTMState, from_patches, to_patches, xavier
-from models.forecaster import masked_mse
+from models.forecaster import masked_mean, masked_mse
 from models.spatiotemporal import BothWaysForecaster, GateConv, memory_adapters, remember
 
 
@@ -205,7 +205,4 @@ class PredRNNPP(BothWaysForecaster):
         loss = masked_mse(forecast, truth, valid)
         if not self.config.absolute_loss:
             return loss
-        absolute = (forecast - truth).abs()
-        if valid is None:
-            return loss + absolute.mean()
-        return loss + (absolute * valid).sum() / valid.sum().clamp(min=1)
+        return loss + masked_mean((forecast - truth).abs(), valid)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models.addl import ADDL, ADDLConfig
 from models.blocks import from_patches, layer_norm, xavier
-from models.forecaster import FREE, Feedback, Forecast, Forecaster, masked_mse
+from models.forecaster import FREE, Feedback, Forecast, Forecaster, masked_mean, masked_mse
 from models.mim import MIM, MIMConfig, MIMState
 from models.physics import KINDS
 from models.robust_loss import robust_loss
@@ -392,11 +392,3 @@ def entropy(gates: Tensor) -> Tensor:
     """Return -W log W of every element; 0 for weights of 0 and 1."""
     # Exactly 0 where W is 0, and with a finite slope there, unlike that of W log W.
     return -torch.xlogy(gates, gates.clamp(min=torch.finfo(gates.dtype).tiny))
-
-
-def masked_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return the mean over the elements that are ``valid``; 0 if none is."""
-    if valid is None:
-        valid = torch.ones_like(values, dtype=torch.bool)
-    weight = valid.to(values.dtype)
-    return (values * weight).sum() / weight.sum().clamp(min=1)

@@ -8,6 +8,9 @@ from pathlib import Path
 #: Memory [MiB] a network may use unless an operator says otherwise.
 MEMORY_MB = 2048
 
+#: Version of a network whose weights no one trained.
+UNTRAINED = "untrained"
+
 
 @dataclass(frozen=True)
 class Compute:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.checkpoint import CONFIG_FILE, Card, CheckpointError, load
 from models.normalisation import to_dbz, to_unit
 from models.registry import PRESETS, build
-from nowcast.compute import Compute
+from nowcast.compute import UNTRAINED, Compute
 from nowcast.engine import Engine
 from nowcast.errors import NetworkError, NotEnoughFrames, WeightsError
 from nowcast.forecast import Prediction
@@ -31,9 +31,6 @@ CELL_FACTOR = 1.15
 
 #: Seed of the weights of a network that was never trained, so that its forecasts are at least the same.
 UNTRAINED_SEED = 0
-
-#: Hash of weights that no one trained.
-UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from nowcast import files
 from nowcast.archive import Archive
-from nowcast.compute import Compute
+from nowcast.compute import UNTRAINED, Compute
 from nowcast.cube import build_cube
 from nowcast.domain import Domain
 from nowcast.errors import DuplicateFrame, NotEnoughFrames, WrongGrid
@@ -79,6 +79,8 @@ def forecast_files(
     )
     if png is not None:
         title = f"{domain.title or record.credit or record.domain}: forecast by {record.model}"
+        if record.model_version == UNTRAINED:
+            title += " with untrained weights"
         _write_maps(output, record, cube.values[-1], title, png, theme)
         console.print(f"{png}: {record.leads} maps and an overview")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.addl import ADDL, ADDLConfig
-from models.forecaster import FREE, masked_mse
+from models.forecaster import FREE, masked_mean, masked_mse
 from models.mim import MIM, MIMConfig
 from models.physics import KINDS
 from models.robust_loss import robust_loss
@@ -24,7 +24,6 @@ from models.stmoe import (
     STMoE,
     STMoEConfig,
     entropy,
-    masked_mean,
     mix,
 )
 

@@ -17,6 +17,8 @@ from weather import START, STEP, drop, raw_frames
 
 from models.checkpoint import Card, Task, save
 from models.convlstm import ConvLSTM, ConvLSTMConfig
+from nowcast.compute import Compute
+from worker import commands
 
 NOWCAST = (sys.executable, "-m", "worker.cli")
 
@@ -191,6 +193,19 @@ def test_a_network_with_weights_looks_back_as_far_as_they_were_trained_to(
         assert forecast.attrs["model_version"].startswith("sha256:")
         assert forecast.attrs["degraded_reason"] == ""
         assert len(forecast.attrs["input_frames"].split()) == 5
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_maps_say_whose_weights_no_one_trained(
+    files: list[Path], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, untrained: bool
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(commands, "_write_maps", lambda *arguments: titles.append(arguments[3]))
+    compute = Compute(weights=None if untrained else weights, untrained=untrained)
+    commands.forecast_files(
+        files[:5], tmp_path / "out.nc", "convlstm", 1, tmp_path / "maps", "light", None, compute
+    )
+    assert titles[0].endswith("by convlstm with untrained weights" if untrained else "by convlstm")
 
 
 def test_weights_that_are_named_are_used_or_refused(files: list[Path], tmp_path: Path, weights: Path) -> None:
