@@ -16,7 +16,7 @@ install = log=$$(mktemp) && { $(INSTALL) $(1) >"$$log" 2>&1 || { tail -n 20 "$$l
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench skill clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,9 @@ check: $(VENV)/.installed-test ## formatting, lint, types and layers
 
 bench: $(VENV)/.installed-test $(VENV)/.installed-oracles ## times of each stage beside its peers (ARGS=--help for more)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+skill: $(VENV)/.installed-test $(VENV)/.installed-oracles ## skill of every method beside its peers, into docs/skill.md (hours; resumes)
+	@$(BIN)/python -m benchmarks skill -o docs/skill.md $(ARGS)
 
 clean: ## remove the virtual environment and what tools left
 	@rm -rf $(VENV) build *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

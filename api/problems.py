@@ -39,6 +39,7 @@ STATUS: dict[type[errors.NowcastError], tuple[int, str]] = {
     errors.NotEnoughFrames: (503, "Not enough frames"),
     errors.NetworkError: (503, "Network unavailable"),
     errors.WeightsError: (503, "Weights unavailable"),
+    errors.TrainingStopped: (500, "Training stopped"),
     errors.SettingsError: (500, "Internal error"),
     errors.NotFound: (404, "Not found"),
     errors.UnknownDomain: (404, "Unknown domain"),

@@ -59,13 +59,14 @@ def draw_lead(forecast: StoredForecast, domain: Domain, lead: int, theme: str) -
     """Return a lead of a forecast as a PNG map."""
     record = forecast.record
     valid = record.issue_time + timedelta(minutes=lead)
+    index = forecast.lead_minutes.index(lead)
     return as_map(
-        read_lead(forecast.path, forecast.lead_minutes.index(lead)),
+        read_lead(forecast.path, index),
         record.grid,
         domain,
         subtitle=(
             f"Forecast for {valid:%Y-%m-%d %H:%M} UTC (+{lead} min from {record.issue_time:%H:%M}), "
-            f"{record.model}{', degraded' if record.degraded_reason else ''}"
+            f"{record.method_by_lead[index]}{', degraded' if record.degraded_reason else ''}"
         ),
         credit=record.credit,
         zr=record.zr,

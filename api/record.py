@@ -27,6 +27,8 @@ async def record_of(service: Service, stored: StoredForecast) -> Record:
         model=record.model,
         model_version=record.model_version,
         degraded_reason=record.degraded_reason or None,
+        method_by_lead=list(record.method_by_lead),
+        choice_reason=record.choice_reason or None,
         input_frames=[_input_frame(text) for text in record.input_frames],
         step_minutes=record.step_minutes,
         zr=ZRelation(a=a, b=b),

@@ -115,7 +115,7 @@ class DomainSummary(Document):
     ]
     step_minutes: Annotated[int, Field(description="Between two frames and between two leads", examples=[5])]
     leads: Annotated[int, Field(description="Lead times of a forecast", examples=[12])]
-    model: Annotated[str, Field(description="Method whose forecast is served", examples=["extrapolation"])]
+    model: Annotated[str, Field(description="Method whose forecast is served", examples=["auto"])]
     newest_frame: datetime | None
     newest_forecast: datetime | None
     href: Annotated[str, Field(examples=["/v1/domains/fmi"])]
@@ -253,10 +253,26 @@ class Record(Document):
     age_seconds: Annotated[
         float, Field(description="Seconds from `issue_time` to `answered_at`", examples=[95.0])
     ]
-    model: Annotated[str, Field(description="Method that made it", examples=["extrapolation"])]
-    model_version: Annotated[str, Field(description="Version, or hash of the weights", examples=["1"])]
+    model: Annotated[str, Field(description="Method that made it", examples=["auto"])]
+    model_version: Annotated[
+        str, Field(description="Version, or hash of the weights", examples=["extrapolation 1"])
+    ]
     degraded_reason: Annotated[
         str | None, Field(description="Why a better method did not answer; null if none should have")
+    ]
+    method_by_lead: Annotated[
+        list[str],
+        Field(
+            description="Method behind each lead time, the shortest first; where `model` is `auto`, the one "
+            "that the gate chose",
+            examples=[["extrapolation", "extrapolation"]],
+        ),
+    ]
+    choice_reason: Annotated[
+        str | None,
+        Field(
+            description="Why the gate chose these methods, on what evidence; null where there was no choice"
+        ),
     ]
     input_frames: list[InputFrame] = Field(description="Oldest first")
     step_minutes: Annotated[int, Field(examples=[5])]

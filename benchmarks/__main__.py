@@ -1,13 +1,17 @@
-"""All measurements, one after the other: ``python -m benchmarks [NAME...]``; JSON goes to build/bench."""
+"""Measurements, one after the other: ``python -m benchmarks [NAME...] [OPTION...]``; JSON in build/bench.
+
+Without a name all are taken that end within minutes. Options are handed on; ``NAME --help`` tells them.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
-#: What is measured, in the order of the data's way.
-NAMES = ("ingest", "extrapolation", "networks", "verification", "service", "api")
+#: What is measured, in the order of the data's way; ``skill`` takes hours, so it has to be asked for.
+NAMES = ("ingest", "extrapolation", "sprog", "networks", "verification", "service", "api")
 
 
 def main() -> None:
@@ -15,9 +19,12 @@ def main() -> None:
     folder = Path("build/bench")
     folder.mkdir(parents=True, exist_ok=True)
     failed = []
-    for name in sys.argv[1:] or NAMES:
+    names = list(takewhile(lambda word: not word.startswith("-"), sys.argv[1:]))
+    handed_on = sys.argv[1 + len(names) :]
+    for name in names or NAMES:
         print(f"\n=== {name} ===", flush=True)
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(folder / f"{name}.json")]
+        command += handed_on
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
     if failed:

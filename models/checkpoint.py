@@ -26,7 +26,7 @@ from models.registry import NETWORKS, PRESETS, build
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
 
 #: Version of ``config.json``; :func:`upgrade` knows the ones before.
-FORMAT = 1
+FORMAT = 2
 
 #: Longest ``config.json`` that is looked at, in bytes; real ones have a few thousand.
 MOST_CONFIG_BYTES = 1 << 16
@@ -65,6 +65,8 @@ class Task:
         leads: Number of leads.
         step_minutes: Time between frames.
         cell_km: Width of a cell.
+        moving: Whether frames and leads are seen from the moving air: both carried along the motion of the
+            input frames to the time of the newest of them, and leads carried on from there afterwards.
 
     Raises:
         ValueError: If one of them is not positive.
@@ -74,6 +76,7 @@ class Task:
     leads: int
     step_minutes: float
     cell_km: float
+    moving: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is no task."""
@@ -219,7 +222,7 @@ def upgrade(
 
     Format 0, that of the first experiments, had no normalisation, as there was but one; and its weights were
     named by the wrappers the network was trained in: ``module.`` of data parallelism, ``_orig_mod.`` of
-    compiling.
+    compiling. Format 1 knew no moving frame.
 
     Raises:
         CheckpointError: If the format is not known.
@@ -232,6 +235,11 @@ def upgrade(
         tensors = {
             name.removeprefix("module.").replace("_orig_mod.", ""): value for name, value in tensors.items()
         }
+        version = 1
+    if version == 1:
+        document = {**document, "format": 2}
+        if isinstance(document.get("task"), dict):
+            document["task"] = {"moving": False, **document["task"]}
     return document, dict(tensors)
 
 

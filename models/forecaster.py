@@ -63,10 +63,13 @@ class Forecaster(nn.Module, ABC):
     Attributes:
         stride: Rows and columns a subclass sees are multiples of this.
         frames: Number of frames the network needs; ``None`` if any number from one will do.
+        context: Names of what it wants to know besides frames, given to :meth:`forward` and
+            :meth:`training_loss` by keyword; nothing for most.
     """
 
     stride: int = 1
     frames: int | None = None
+    context: tuple[str, ...] = ()
 
     def forward(
         self,

@@ -11,6 +11,7 @@ from models.convlstm import ConvLSTM, ConvLSTMConfig
 from models.convlstm_hourglass import ConvLSTMHourglass, HourglassConfig
 from models.crn import CRN, CRNConfig
 from models.e3d_lstm import E3DLSTM, E3DLSTMConfig
+from models.exceedance import Exceedance, ExceedanceConfig
 from models.fanet import FANet, FANetConfig
 from models.forecaster import Forecaster
 from models.mim import MIM, MIMConfig
@@ -33,6 +34,7 @@ NETWORKS: dict[type[Any], type[nn.Module]] = {
     STMoEConfig: STMoE,
     E3DLSTMConfig: E3DLSTM,
     CRNConfig: CRN,
+    ExceedanceConfig: Exceedance,
     FANetConfig: FANet,
 }
 
@@ -79,6 +81,7 @@ PRESETS: dict[str, Any] = {
     "e3d_paper": E3DLSTMConfig(layers=4, channels=64, kernel_size=5, tau=None, gate_norm=False),
     "crn_cpu": CRNConfig(bias=False),
     "crn_paper_like": CRNConfig(hidden=(128, 128)),
+    "exceedance_cpu": ExceedanceConfig(),
     "fanet_cpu": FANetConfig(),
     "fanet_paper": FANetConfig(
         widths=(64, 128, 256, 512),

@@ -39,7 +39,9 @@ def load_cube(archive: Archive, domain: Domain, issue_time: datetime) -> xr.Data
             frames.append(archive.load(domain.name, time))
         except UnreadableFile as error:
             log.warning("a frame of %s is left out of the history: %s", domain.name, error)
-    return build_cube(frames, step_minutes=domain.step_minutes, history=domain.history)
+    cube = build_cube(frames, step_minutes=domain.step_minutes, history=domain.history)
+    cube.attrs["domain"] = domain.name  # whose scores say which method is best
+    return cube
 
 
 def build_cube(frames: Sequence[xr.DataArray], *, step_minutes: int, history: int) -> xr.DataArray:
@@ -48,7 +50,8 @@ def build_cube(frames: Sequence[xr.DataArray], *, step_minutes: int, history: in
     Frames may be given in any order, and the same frame twice counts once. Frames that stand for no step back
     from the newest, or for more steps than needed, are left out. One missing frame with neighbours on both
     sides is bridged along their motion and marked in the coordinate ``bridged(time)``. What lies before a
-    second gap, or a wider one, is cut off, and ``attrs["degraded_reason"]`` says so; else that is empty.
+    second gap, or a wider one, is cut off, and ``attrs["degraded_reason"]`` says so; else that is empty. The
+    time between two frames stands in ``attrs["step_minutes"]``.
 
     Raises:
         NotEnoughFrames: If there is no frame at all.
@@ -74,7 +77,9 @@ def build_cube(frames: Sequence[xr.DataArray], *, step_minutes: int, history: in
             degraded_reason = _shortfall(len(chosen), history, nominal)
             break
         bridged.append(frame is None)
-    return _stacked(chosen[::-1], bridged[::-1], degraded_reason)
+    cube = _stacked(chosen[::-1], bridged[::-1])
+    cube.attrs |= {"degraded_reason": degraded_reason, "step_minutes": step_minutes}
+    return cube
 
 
 def _by_time(frames: Sequence[xr.DataArray]) -> dict[datetime, xr.DataArray]:
@@ -102,7 +107,7 @@ def _shortfall(length: int, history: int, missing: datetime) -> str:
     return f"made from {have} instead of {history}, as that of {missing:%Y-%m-%dT%H:%MZ} is missing"
 
 
-def _stacked(frames: list[xr.DataArray], bridged: list[bool], degraded_reason: str) -> xr.DataArray:
+def _stacked(frames: list[xr.DataArray], bridged: list[bool]) -> xr.DataArray:
     newest = frames[-1]
     kept = {key: newest.attrs[key] for key in ("source", "zr_a", "zr_b") if key in newest.attrs}
     return xr.DataArray(
@@ -114,5 +119,5 @@ def _stacked(frames: list[xr.DataArray], bridged: list[bool], degraded_reason: s
             **{name: newest[name].variable for name in ("y", "x", "crs")},
         },
         name="reflectivity",
-        attrs={**REFLECTIVITY_ATTRIBUTES, **kept, "degraded_reason": degraded_reason},
+        attrs={**REFLECTIVITY_ATTRIBUTES, **kept},
     )

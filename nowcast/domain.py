@@ -40,7 +40,7 @@ class Domain:
     grid: Grid | None = None
     reproject: bool = False
     max_dbz: float = MAX_DBZ
-    model: str = "extrapolation"
+    model: str = "auto"
     future_minutes: int = 10
     backfill_minutes: int = 180
     title: str = ""

@@ -95,6 +95,10 @@ class WeightsError(NetworkError):
     """The weights of a network are missing, damaged, or of another network."""
 
 
+class TrainingStopped(NetworkError):
+    """A training cannot go on: what it computes is not finite any more."""
+
+
 class SettingsError(NowcastError):
     """Configuration that cannot be right."""
 

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from nowcast import files, netcdf
 from nowcast.errors import NoForecast, OutsideDomain, UnreadableFile
+from nowcast.forecast_variables import methods_in, put_methods, put_motion
 from nowcast.frame import REFLECTIVITY_ATTRIBUTES
-from nowcast.grid import METRES_PER_DEGREE, Grid
-
-#: Cells between two motion vectors in a file; rain moves as one over some ten kilometres.
-MOTION_SPACING = 16
+from nowcast.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,17 @@ class Prediction:
         motion: Displacement ``(2, y, x)`` [cells per step; rows southward, columns eastward] behind the
             forecast, or ``None`` where the method has none.
         degraded_reason: Why the method fell short of its usual self, empty if it did not.
+        version: Version of what made it, where that is not always the method's own; else empty.
+        methods: Method of each lead, of a forecast that was put together of several; else empty.
+        choice_reason: Why those methods, empty where there was no choice.
     """
 
     fields: Iterator[NDArray[np.float32]]
     motion: NDArray[np.float32] | None = None
     degraded_reason: str = ""
+    version: str = ""
+    methods: tuple[str, ...] = ()
+    choice_reason: str = ""
 
 
 class Method(Protocol):
@@ -77,6 +81,8 @@ class ForecastRecord:
         grid: Cells.
         credit: Agency behind the data.
         zr: Coefficients (a, b) of the Z-R relation behind dBZ and mm/h.
+        methods: Method behind each lead; empty if it is ``model`` throughout.
+        choice_reason: Why these methods were served, empty where there was no choice.
     """
 
     domain: str
@@ -90,6 +96,13 @@ class ForecastRecord:
     grid: Grid
     credit: str = ""
     zr: tuple[float, float] = (200.0, 1.6)
+    methods: tuple[str, ...] = ()
+    choice_reason: str = ""
+
+    @property
+    def method_by_lead(self) -> tuple[str, ...]:
+        """Method behind each lead."""
+        return self.methods or (self.model,) * self.leads
 
 
 def write_forecast(
@@ -118,7 +131,7 @@ def write_forecast(
             {"lead_time": record.leads},
             record.grid,
             netcdf.COMPUTED,
-            REFLECTIVITY_ATTRIBUTES,
+            {**REFLECTIVITY_ATTRIBUTES, "ancillary_variables": "method"},
             coordinates="time forecast_reference_time",
         )
         written = 0
@@ -131,8 +144,9 @@ def write_forecast(
             written += 1
         if written != record.leads:
             raise ValueError(f"{record.model}: expected {record.leads} fields, got {written}")
+        put_methods(file, record.method_by_lead)
         if prediction.motion is not None:
-            _put_motion(file, prediction.motion, record)
+            put_motion(file, prediction.motion, record.grid, record.step_minutes)
         netcdf.put_attributes(file, _globals(record, prediction))
         content = netcdf.image(file)
     files.write_bytes(path, content, exclusive=exclusive)
@@ -174,49 +188,12 @@ def _globals(record: ForecastRecord, prediction: Prediction) -> dict[str, Any]:
         "model_version": record.model_version,
         "input_frames": " ".join(record.input_frames),
         "degraded_reason": record.degraded_reason or prediction.degraded_reason,
+        "choice_reason": record.choice_reason,
         "step_minutes": record.step_minutes,
         "zr_a": record.zr[0],
         "zr_b": record.zr[1],
         "credit": record.credit,
     }
-
-
-def _put_motion(file: h5py.File, motion: NDArray[np.float32], record: ForecastRecord) -> None:
-    """Add ``motion_x`` and ``motion_y`` [m/s] at every :data:`MOTION_SPACING`-th cell."""
-    grid = record.grid
-    rows = slice(min(MOTION_SPACING, grid.ny) // 2, None, MOTION_SPACING)
-    columns = slice(min(MOTION_SPACING, grid.nx) // 2, None, MOTION_SPACING)
-    for name, values in (("y", grid.y[rows]), ("x", grid.x[columns])):
-        plain = netcdf.attributes_of(file[name])
-        netcdf.put_variable(file, f"{name}_motion", values, (f"{name}_motion",), plain)
-    height, width = _cell_metres(grid, grid.y[rows])
-    seconds = 60.0 * record.step_minutes
-    southward, eastward = motion[0, rows, columns], motion[1, rows, columns]
-    for name, towards, velocity in (
-        ("motion_x", "increasing x (eastward on the grid)", eastward * width / seconds),
-        ("motion_y", "increasing y (northward on the grid)", -southward * height / seconds),
-    ):
-        netcdf.put_variable(
-            file,
-            name,
-            velocity.astype(np.float32),
-            ("y_motion", "x_motion"),
-            {
-                "long_name": f"velocity of precipitation, positive towards {towards}",
-                "units": "m s-1",
-                "grid_mapping": "crs",
-            },
-            compression="gzip",
-            shuffle=True,
-        )
-
-
-def _cell_metres(grid: Grid, y: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """Return a cell's height and, for each row ``(y, 1)``, its width in metres; on the ground for degrees."""
-    if not grid.crs.is_geographic:
-        factor = float(grid.crs.axis_info[0].unit_conversion_factor)
-        return grid.dy * factor, np.full((len(y), 1), grid.dx * factor)
-    return grid.dy * METRES_PER_DEGREE, grid.dx * METRES_PER_DEGREE * np.cos(np.radians(y))[:, None]
 
 
 def open_forecast(path: Path) -> xr.Dataset:
@@ -239,6 +216,7 @@ def read_record(path: Path) -> ForecastRecord:
     with _reading(path) as file:
         said = netcdf.attributes_of(file)
         (issue_time,) = netcdf.times_of(file["forecast_reference_time"])
+        methods = methods_in(file)
         return ForecastRecord(
             domain=said["domain"],
             issue_time=issue_time,
@@ -251,6 +229,8 @@ def read_record(path: Path) -> ForecastRecord:
             grid=netcdf.grid_in(file),
             credit=said["credit"],
             zr=(said["zr_a"], said["zr_b"]),
+            methods=() if set(methods) == {said["model"]} else methods,
+            choice_reason=said.get("choice_reason", ""),
         )
 
 

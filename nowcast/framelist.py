@@ -137,6 +137,13 @@ def _step_minutes(times: Sequence[datetime], intervals: Sequence[float], sums: S
     return round(step)
 
 
+def nearest(times: Sequence[datetime], time: datetime, tolerance: timedelta) -> int | None:
+    """Return the index of the one of ascending times nearest to ``time``, ``None`` beyond the tolerance."""
+    after = bisect_left(times, time)
+    near = [i for i in (after - 1, after) if 0 <= i < len(times) and abs(times[i] - time) <= tolerance]
+    return min(near, key=lambda i: abs(times[i] - time), default=None)
+
+
 class FrameList:
     """The frames of radar files in order of time, each made ready when it is asked for.
 
@@ -203,11 +210,7 @@ class FrameList:
 
     def index_at(self, time: datetime, *, tolerance: timedelta) -> int | None:
         """Return the index of the frame nearest to a time, ``None`` if none is within the tolerance."""
-        after = bisect_left(self.times, time)
-        near = [
-            i for i in (after - 1, after) if 0 <= i < len(self) and abs(self.times[i] - time) <= tolerance
-        ]
-        return min(near, key=lambda i: abs(self.times[i] - time), default=None)
+        return nearest(self.times, time, tolerance)
 
     def _index(self, paths: Sequence[Path], room: int, progress: Progress | None) -> Iterator[_Entry]:
         grids: list[Grid] = []  # a grid takes kilobytes, and thousands of frames share one

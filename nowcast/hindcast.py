@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import numpy as np
-import xarray as xr
-from numpy.typing import NDArray
-
+from nowcast.cases import Cases, judge
 from nowcast.compute import Compute
-from nowcast.cube import build_cube
 from nowcast.domain import Domain
 from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel
 from nowcast.forecast import Method
@@ -63,7 +57,7 @@ def hindcast(
         windows_km: Widths of the windows of the fractions skill score.
         domain: Found from the frames if left out.
         methods: What the names mean.
-        compute: What networks may use; by default, no weights, so none can forecast.
+        compute: What networks may use; by default, no weights but those of the package.
         progress: Called with ``"reading"`` or ``"forecasting"``, the number done and the number there is.
 
     Raises:
@@ -86,16 +80,15 @@ def hindcast(
             f"have {len(frames)} that can be read{_first_reason(frames)}"
         )
     empty = _empty_tally(frames, thresholds_dbz, windows_km)
-    window = _Window(frames)
+    cases = Cases(frames, history=history, steps=steps)
     left_out = []
     for done, issue in enumerate(issues):
         if progress:
             progress("forecasting", done, len(issues))
         try:
-            _score_issue(contestants, window, issue, steps=steps, history=history, empty=empty)
+            _score_issue(contestants, cases, issue, steps=steps, empty=empty)
         except NotEnoughFrames as error:
             left_out.append({"issue_time": f"{frames.times[issue]:%Y-%m-%dT%H:%M:%SZ}", "reason": str(error)})
-        window.forget_before(issue + every - history + 1)
     if progress:
         progress("forecasting", len(issues), len(issues))
     if len(left_out) == len(issues):
@@ -125,15 +118,6 @@ class _Contestant:
     degraded: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What one forecast scored at each lead that has a truth, and the time it took."""
-
-    tallies: dict[int, Tally]
-    seconds: float
-    degraded_reason: str
-
-
 def _contestants(
     models: Sequence[str], methods: Mapping[str, Callable[[Compute], Method]], compute: Compute
 ) -> list[_Contestant]:
@@ -154,58 +138,16 @@ def _empty_tally(
         raise BadRequest(str(error)) from error
 
 
-class _Window:
-    """The frames around an issue time: all of a long list that is in memory."""
-
-    def __init__(self, frames: FrameList) -> None:
-        self.frames = frames
-        self._loaded: dict[int, xr.DataArray | None] = {}
-
-    def load(self, index: int) -> xr.DataArray | None:
-        """Return a frame, ``None`` if it cannot be used."""
-        if index not in self._loaded:
-            self._loaded[index] = self.frames.load(index)
-        return self._loaded[index]
-
-    def forget_before(self, index: int) -> None:
-        """Give back the memory of the frames before an index."""
-        self._loaded = {known: frame for known, frame in self._loaded.items() if known >= index}
-
-    def load_from(self, issue: int, lead: int) -> xr.DataArray | None:
-        """Return the frame ``lead`` steps after an issue time by the clock, ``None`` if there is none."""
-        step = timedelta(minutes=self.frames.domain.step_minutes)
-        index = self.frames.index_at(self.frames.times[issue] + lead * step, tolerance=step / 4)
-        return None if index is None else self.load(index)
-
-
 def _score_issue(
-    contestants: Sequence[_Contestant],
-    window: _Window,
-    issue: int,
-    *,
-    steps: int,
-    history: int,
-    empty: Tally,
+    contestants: Sequence[_Contestant], cases: Cases, index: int, *, steps: int, empty: Tally
 ) -> None:
     """Forecast from one issue time with every model, and keep all scores or none.
 
     Raises:
         NotEnoughFrames: If a model cannot forecast from it, or nothing observed follows.
     """
-    if window.load(issue) is None:
-        raise NotEnoughFrames("its own frame cannot be used")
-    truths = {
-        lead: truth.values
-        for lead in range(1, steps + 1)
-        if (truth := window.load_from(issue, lead)) is not None
-    }
-    if not truths:
-        raise NotEnoughFrames("no frame that could be scored against follows")
-    past = [
-        frame for index in range(issue - history + 1, issue + 1) if (frame := window.load(index)) is not None
-    ]
-    cube = build_cube(past, step_minutes=window.frames.domain.step_minutes, history=history)
-    outcomes = [_forecast(contestant.method, cube, steps, truths, empty) for contestant in contestants]
+    case = cases.at(index)
+    outcomes = [judge(contestant.method, case, steps, empty) for contestant in contestants]
     for contestant, outcome in zip(contestants, outcomes, strict=True):
         contestant.forecasts += 1
         contestant.seconds += outcome.seconds
@@ -213,25 +155,6 @@ def _score_issue(
             contestant.degraded[outcome.degraded_reason] += 1
         for lead, tally in outcome.tallies.items():
             contestant.tallies[lead] = contestant.tallies.get(lead, empty) + tally
-
-
-def _forecast(
-    method: Method, cube: xr.DataArray, steps: int, truths: Mapping[int, NDArray[np.float32]], empty: Tally
-) -> _Outcome:
-    """Return what one forecast scores; one field is in memory at a time."""
-    tallies = {}
-    started = perf_counter()
-    prediction = method.predict(cube, steps)
-    seconds = perf_counter() - started
-    for lead in range(1, steps + 1):
-        started = perf_counter()
-        forecast = next(prediction.fields)
-        seconds += perf_counter() - started
-        if lead in truths:
-            tallies[lead] = empty.blank()
-            tallies[lead].add(forecast, truths[lead])
-    reasons = (str(cube.attrs.get("degraded_reason", "")), prediction.degraded_reason)
-    return _Outcome(tallies, seconds, "; ".join(filter(None, reasons)))
 
 
 def _tables(

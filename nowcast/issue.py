@@ -71,6 +71,8 @@ def _record(cube: xr.DataArray, domain: Domain, answer: Answer) -> ForecastRecor
         grid=grid_of(cube),
         credit=domain.credit,
         zr=(domain.zr.a, domain.zr.b),
+        methods=prediction.methods,
+        choice_reason=prediction.choice_reason,
     )
 
 

@@ -6,18 +6,19 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import xarray as xr
 
+from nowcast.attempt import FAILURES, FALLBACK, excuse, secured
+from nowcast.auto import Auto
 from nowcast.compute import Compute
-from nowcast.errors import MissingExtra, NowcastError, UnknownModel
+from nowcast.errors import MissingExtra, UnknownModel
 from nowcast.extrapolation import Extrapolation, Persistence
 from nowcast.forecast import BatchMethod, Method, Prediction
 from nowcast.presets import NETWORKS
+from nowcast.prior import shipped_prior
+from nowcast.sprog import SPROG
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +39,15 @@ def _network(name: str, compute: Compute) -> Method:
 #: Every forecasting method by name, made with the means there are. Called for each forecast, so one that
 #: loads weights keeps them.
 METHODS: dict[str, Callable[[Compute], Method]] = {
+    "auto": lambda compute: Auto(METHODS, compute, shipped_prior()),
     "persistence": lambda compute: Persistence(),
     "extrapolation": lambda compute: Extrapolation(),
+    "sprog": lambda compute: SPROG(),
     **{name: partial(_network, name) for name in NETWORKS},
 }
 
-#: Methods that stand in for one that fails, best first.
-FALLBACK = ("extrapolation", "persistence")
-
-#: What a failing method raises: on purpose, from torch (no device memory, wrong shapes), from OpenCV.
-FAILURES = (NowcastError, RuntimeError, MemoryError, cv2.error)
+#: Methods whose fields are known to be good once the first is made.
+LAZY = (Auto.name, SPROG.name, *FALLBACK)
 
 
 class Answer(NamedTuple):
@@ -142,10 +142,7 @@ def predict_with_fallback(cube: xr.DataArray, leads: int, model: str, compute: C
         try:
             return _answer(cube, leads, name, compute, reasons)
         except FAILURES as error:
-            on_purpose = isinstance(error, NowcastError)
-            log.warning("%s failed: %s", name, error, exc_info=not on_purpose)
-            # What another library says may be long, and is not for everybody's eyes.
-            reasons.append(f"{name} failed ({error if on_purpose else type(error).__name__})")
+            reasons.append(excuse(name, error))
     return _answer(cube, leads, last, compute, reasons)
 
 
@@ -176,27 +173,12 @@ def _answered(
     leads: int,
     reasons: Sequence[str] = (),
 ) -> Answer:
-    prediction = _secured(prediction, cube, leads, lazy=model in FALLBACK)
+    prediction = secured(prediction, cube, leads, lazy=model in LAZY)
     reason = "; ".join(filter(None, (*reasons, prediction.degraded_reason)))
-    return Answer(replace(prediction, degraded_reason=reason), model, method.version, reason)
+    version = prediction.version or method.version
+    return Answer(replace(prediction, degraded_reason=reason), model, version, reason)
 
 
 def _rank(model: str) -> int:
     """Return where in :data:`FALLBACK` the stand-ins of a method begin."""
     return FALLBACK.index(model) if model in FALLBACK else 0
-
-
-def _secured(prediction: Prediction, cube: xr.DataArray, leads: int, *, lazy: bool) -> Prediction:
-    """Return the prediction with its first field made, or all of them checked."""
-    if lazy:
-        first = list(islice(prediction.fields, 1))
-        return replace(prediction, fields=chain(first, prediction.fields))
-    fields = list(prediction.fields)
-    if len(fields) != leads or any(field.shape != cube.shape[1:] for field in fields):
-        shapes = sorted({field.shape for field in fields})
-        raise RuntimeError(
-            f"expected {leads} fields of {cube.shape[1:]} cells, got {len(fields)} of {shapes}"
-        )
-    if not all(np.isfinite(field).any() for field in fields):
-        raise RuntimeError("a field has not a single value")
-    return replace(prediction, fields=iter(fields))

@@ -33,6 +33,7 @@ PRESETS = (
     "e3d_paper",
     "crn_cpu",
     "crn_paper_like",
+    "exceedance_cpu",
 )
 
 #: Preset behind each name a network goes by as a method: its own, and short for those of CPU size.

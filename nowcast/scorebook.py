@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from nowcast import files
 from nowcast.errors import UnknownDomain, UnreadableFile
-from nowcast.scorefile import DayTable, Key, Scores, read_day, read_day_sums, read_time, write_day, write_time
+from nowcast.recent import Recent, version_of
+from nowcast.scorefile import (
+    DayTable,
+    Key,
+    Pair,
+    Scores,
+    read_day,
+    read_day_sums,
+    read_time,
+    write_day,
+    write_time,
+)
 from nowcast.verification import Tally
 
-__all__ = ["Key", "ScoreBook", "Scores"]
+__all__ = ["Key", "Pair", "ScoreBook", "Scores"]
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +49,9 @@ class ScoreBook:
             cached_days: Days whose sums are kept in memory (about 30 kB each).
         """
         self.root = root
-        self._summaries: _Recent[list[tuple[Key, Tally]]] = _Recent(cached_days)
-        self._tables: _Recent[DayTable] = _Recent(4)  # about 3 MB each
+        self._summaries: Recent[list[tuple[Key, Tally]]] = Recent(cached_days)
+        self._pairs: Recent[list[Pair]] = Recent(cached_days)
+        self._tables: Recent[DayTable] = Recent(4)  # about 3 MB each
 
     def save(self, domain: str, valid_time: datetime, scores: Mapping[Key, Tally]) -> None:
         """Keep what forecasts of ``valid_time`` scored, beside what others of it scored before.
@@ -98,6 +107,21 @@ class ScoreBook:
         if left_out:
             log.info("%s: %d forecasts scored at other thresholds or windows are left out", domain, left_out)
         return pooled
+
+    def paired(self, domain: str, reference: str, start: datetime, end: datetime) -> Iterator[list[Pair]]:
+        """Yield the sums of every method beside those of a reference, day by day, the oldest first.
+
+        Both are over the valid times from ``start`` to ``end``, both included, that both have scores of, at
+        the same lead time and thresholds.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        for day in self._days(domain, start, end):
+            if start <= day and day + _DAY <= end:
+                yield self._whole_day(domain, reference, day)
+            else:
+                yield self._table(domain, day).paired(reference, start, end)
 
     def compact(self, domain: str, day: date) -> Path | None:
         """Gather the scores of a UTC day into one file; return it, ``None`` if there are none.
@@ -161,21 +185,27 @@ class ScoreBook:
                     log.warning("left out: %s", error)
             return self._table(domain, day).pooled()
 
-        return self._summaries.get(path, _version(path, *own.values()), make)
+        return self._summaries.get(path, version_of(path, *own.values()), make)
+
+    def _whole_day(self, domain: str, reference: str, day: datetime) -> list[Pair]:
+        """Return the sums of :meth:`paired` over a whole day."""
+        path = self._day_path(domain, day)
+        version = version_of(path, *self._own_files(domain, day).values())
+        return self._pairs.get((path, reference), version, lambda: self._table(domain, day).paired(reference))
 
     def _table(self, domain: str, day: datetime) -> DayTable:
         """Return all scores of a day."""
         own = self._own_files(domain, day)
         if not own:
             return self._compacted(domain, day)
-        version = _version(self._day_path(domain, day), *own.values())
+        version = version_of(self._day_path(domain, day), *own.values())
         folder = files.day_folder(self._folder(domain), day)
         return self._tables.get(folder, version, lambda: self._gathered(domain, day, own))
 
     def _compacted(self, domain: str, day: datetime) -> DayTable:
         """Return the scores in a day's file, empty if there is none; damage is logged."""
         path = self._day_path(domain, day)
-        return self._tables.get(path, _version(path), lambda: _read_day_or_log(path))
+        return self._tables.get(path, version_of(path), lambda: _read_day_or_log(path))
 
     def _gathered(self, domain: str, day: datetime, own: Mapping[datetime, Path]) -> DayTable:
         """Return the scores in single files and in the day's file; what is damaged is logged and left out."""
@@ -254,42 +284,3 @@ def _unlink(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise files.storage_error("remove", path, error) from error
-
-
-def _version(*paths: Path) -> tuple[tuple[int, int, int], ...]:
-    """Return what changes whenever one of the files appears, goes or is replaced."""
-    statuses = []
-    for path in paths:
-        try:
-            status = path.stat()
-            statuses.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        except FileNotFoundError:
-            statuses.append((0, 0, 0))
-    return tuple(statuses)
-
-
-_Value = TypeVar("_Value")
-
-
-class _Recent(Generic[_Value]):
-    """The values used last, each for as long as its version stays."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._kept: OrderedDict[Path, tuple[object, _Value]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Path, version: object, make: Callable[[], _Value]) -> _Value:
-        """Return the value of a version, made now unless it is kept."""
-        with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None and kept[0] == version:
-                self._kept.move_to_end(key)
-                return kept[1]
-        value = make()
-        with self._lock:
-            self._kept[key] = version, value
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
-        return value

@@ -23,6 +23,9 @@ from nowcast.verification import Tally
 Key = tuple[str, int]
 Scores = dict[Key, Tally]
 
+#: A model and lead time, its sums, and those of a reference over the same valid times.
+Pair = tuple[Key, Tally, Tally]
+
 #: Version of both formats; a file of another one is refused rather than misread.
 FORMAT = 1
 
@@ -89,14 +92,27 @@ class DayTable:
         """Return the sums over a span, ends included, the newest first where thresholds changed in it."""
         pooled = []
         for one in self.series:
-            inside: NDArray[np.bool_] = np.full(one.times.shape, True)
-            if start is not None:
-                inside &= one.times >= _utc(start)
-            if end is not None:
-                inside &= one.times <= _utc(end)
+            inside = _inside(one.times, start, end)
             if inside.any():
                 pooled.append((one.key, one.pooled(inside)))
         return pooled
+
+    def paired(
+        self, reference: str, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Pair]:
+        """Return the sums of every other model beside a reference's, over valid times in a span both have."""
+        pairs = []
+        beside = [one for one in self.series if one.key[0] == reference]
+        for one in self.series:
+            for other in beside:
+                if other.key[1] != one.key[1] or other is one or not one.tallies.is_like(other.tallies):
+                    continue
+                both = np.intersect1d(one.times, other.times)
+                both = both[_inside(both, start, end)]
+                if both.size:
+                    own, others = (each.pooled(np.isin(each.times, both)) for each in (one, other))
+                    pairs.append((one.key, own, others))
+        return pairs
 
     def scores(self) -> dict[datetime, Scores]:
         """Return the scores of each valid time."""
@@ -105,6 +121,16 @@ class DayTable:
             for time, tally in one.items():
                 scores.setdefault(time, {})[one.key] = tally
         return scores
+
+
+def _inside(times: NDArray[np.datetime64], start: datetime | None, end: datetime | None) -> NDArray[np.bool_]:
+    """Return which times lie in a span, ends included."""
+    inside: NDArray[np.bool_] = np.full(times.shape, True)
+    if start is not None:
+        inside &= times >= _utc(start)
+    if end is not None:
+        inside &= times <= _utc(end)
+    return inside
 
 
 def write_time(path: Path, valid_time: datetime, scores: Mapping[Key, Tally]) -> None:

@@ -78,7 +78,7 @@ class DomainTable(_Table):
     grid: GridTable | None = None
     reproject: bool = False
     max_dbz: Annotated[float, Field(ge=40, le=100)] = MAX_DBZ
-    model: str = "extrapolation"
+    model: str = "auto"
     future_minutes: Annotated[int, Field(ge=0, le=1440)] = 10
     backfill_minutes: Annotated[int, Field(ge=1, le=10_080)] = 180
 
@@ -170,8 +170,8 @@ class Settings(BaseSettings):
             ) from None
 
     def compute(self) -> Compute:
-        """Return what networks may use in the live service: none goes without weights."""
-        return Compute(self.device, self.network_memory_mb, self.weights_dir)
+        """Return what methods may use in the live service: none goes without weights."""
+        return Compute(self.device, self.network_memory_mb, self.weights_dir, scores=self.data_dir / "scores")
 
     def sweep(self, part: str) -> None:
         """Remove files that killed writers left unfinished under one part of the data directory.

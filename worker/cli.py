@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nowcast.errors import NowcastError
+from nowcast.errors import MissingExtra, NowcastError
 from nowcast.presets import NETWORKS
 
 app = typer.Typer(
@@ -20,8 +20,10 @@ app = typer.Typer(
 )
 worker_app = typer.Typer(help="One worker of the service, for containers.", no_args_is_help=True)
 archive_app = typer.Typer(help="The radar archive.", no_args_is_help=True)
+models_app = typer.Typer(help="Versions of the networks' weights.", no_args_is_help=True)
 app.add_typer(worker_app, name="worker")
 app.add_typer(archive_app, name="archive")
+app.add_typer(models_app, name="models")
 
 Files = Annotated[list[Path], typer.Argument(help="Radar files in any known format.", show_default=False)]
 DomainsFile = Annotated[
@@ -32,6 +34,12 @@ DataDir = Annotated[
 ]
 DomainName = Annotated[
     str | None, typer.Option("--domain", help="A configured domain; left out, the files tell grid and step.")
+]
+ModelName = Annotated[
+    str, typer.Argument(help="Name of a network, as in a domain's model.", show_default=False)
+]
+Store = Annotated[
+    Path | None, typer.Option("--store", help="Folder of the versions.", show_default="NOWCAST_WEIGHTS_DIR")
 ]
 Memory = Annotated[
     int | None,
@@ -45,15 +53,17 @@ Memory = Annotated[
 
 #: What a person may forecast with, and what becomes of a network without weights.
 NETWORKS_HELP = ", ".join(name for name in NETWORKS if not name.endswith("_cpu"))
-METHODS_HELP = f"persistence, extrapolation, or a network: {NETWORKS_HELP}"
-UNTRAINED_HELP = "Left out, those in NOWCAST_WEIGHTS_DIR, or random ones, and the result says so."
+METHODS_HELP = f"auto, persistence, extrapolation, or a network: {NETWORKS_HELP}"
+UNTRAINED_HELP = (
+    "Left out, those in NOWCAST_WEIGHTS_DIR, or those of the package, or random ones, and the result says so."
+)
 
 
 @app.command()
 def forecast(
     paths: Files,
     output: Annotated[Path, typer.Option("-o", "--output", help="Forecast file to write (CF netCDF).")],
-    model: Annotated[str, typer.Option(help=f"Method to forecast with: {METHODS_HELP}.")] = "extrapolation",
+    model: Annotated[str, typer.Option(help=f"Method to forecast with: {METHODS_HELP}.")] = "auto",
     steps: Annotated[int, typer.Option(min=1, max=288, help="Number of lead times.")] = 12,
     png: Annotated[Path | None, typer.Option(help="Folder for one map per lead time.")] = None,
     theme: Annotated[Literal["light", "dark"], typer.Option(help="Colours of the maps.")] = "light",
@@ -115,6 +125,62 @@ def hindcast(
         _numbers(thresholds),
         _configured(domain, domains),
         _compute(weights, memory_mb),
+    )
+
+
+@app.command()
+def train(
+    model: ModelName,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the candidate.")],
+    data: DataDir = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="How long to train.", show_default="60, unless --steps says")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train, in place of minutes.")] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Events to score on, separated by commas; none for none.",
+            show_default="about a fifth of the rain",
+        ),
+    ] = None,
+    step_minutes: Annotated[int, typer.Option(min=0, help="Only events with this step; 0 for all.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences a step and process.")] = 8,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients are added up.")] = 1,
+    crop: Annotated[int, typer.Option(min=16, help="Side of the squares trained on [cells].")] = 128,
+    seed: Annotated[int, typer.Option(help="Another number, other weights.")] = 0,
+    precision: Annotated[
+        Literal["32-true", "bf16-mixed"], typer.Option(help="Of the arithmetic.")
+    ] = "32-true",
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes where there is none.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read sequences.")] = 0,
+    issue_times: Annotated[int, typer.Option(min=1, help="Most issue times scored of an event.")] = 24,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of prepared sequences.", show_default="sequences in the output"),
+    ] = None,
+) -> None:
+    """Train a network on the archive; run again, it goes on where it was stopped."""
+    _needs("train", "lightning", "torch", "safetensors", "matplotlib", "cv2")
+    from worker.training_commands import train_network
+
+    train_network(
+        _data_dir(data),
+        output,
+        model=model,
+        minutes=minutes,
+        steps=steps,
+        hold_out=hold_out,
+        step_minutes=step_minutes,
+        batch=batch,
+        accumulate=accumulate,
+        crop=crop,
+        seed=seed,
+        precision=precision,
+        devices=devices,
+        workers=workers,
+        most_issues=issue_times,
+        cache=cache,
     )
 
 
@@ -207,6 +273,19 @@ def archive_add(
     add_to_archive(paths, _data_dir(data), domain or "default", configured)
 
 
+@archive_app.command("gather")
+def archive_gather(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of folders of radar files.", exists=True, file_okay=False)
+    ],
+    data: DataDir = None,
+) -> None:
+    """Archive every folder of radar files under FOLDER, each as a domain named after it."""
+    from worker.commands import gather_into_archive
+
+    gather_into_archive(folder, _data_dir(data))
+
+
 @archive_app.command("ls")
 def archive_ls(data: DataDir = None, domain: DomainName = None) -> None:
     """List what is archived, by domain and day."""
@@ -244,6 +323,52 @@ def archive_export(
     typer.echo(str(target))
 
 
+@models_app.command("ls")
+def models_ls(store: Store = None) -> None:
+    """List the versions of each network's weights, and which one is served."""
+    from worker.models_commands import list_models
+
+    list_models(_store(store))
+
+
+@models_app.command("show")
+def models_show(
+    model: ModelName,
+    version: Annotated[
+        str | None, typer.Argument(help="A version as ls names it.", show_default="the current one")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Show what is known of a version: configuration, training data, scores, history."""
+    from worker.models_commands import show_model
+
+    show_model(_store(store), model, version)
+
+
+@models_app.command("promote")
+def models_promote(
+    model: ModelName,
+    candidate: Annotated[Path, typer.Argument(help="Folder that a training wrote.", show_default=False)],
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote whatever the scores say; recorded.")
+    ] = False,
+    store: Store = None,
+) -> None:
+    """Make trained weights the current version, if they forecast better; exit code 1 if not."""
+    from worker.models_commands import promote_candidate
+
+    if not promote_candidate(_store(store), model, candidate, force=force):
+        raise typer.Exit(1)
+
+
+@models_app.command("rollback")
+def models_rollback(model: ModelName, store: Store = None) -> None:
+    """Go back to the version before the current one."""
+    from worker.models_commands import roll_back
+
+    roll_back(_store(store), model)
+
+
 @app.command()
 def simulate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write ODIM_H5 files into.")],
@@ -267,19 +392,35 @@ def _configured(domain: str | None, domains: Path | None):  # type: ignore[no-un
 
 
 def _compute(weights: Path | None, memory_mb: int | None):  # type: ignore[no-untyped-def]
-    """Return what networks may use; where a person names no weights, they may go without."""
+    """Return what networks may use: the weights a person names, else those there are, else none."""
     from dataclasses import replace
 
     from nowcast.settings import read_environment
 
     compute = read_environment(weights_dir=weights, network_memory_mb=memory_mb).compute()
-    return replace(compute, untrained=weights is None)
+    return replace(compute, shipped=weights is None, untrained=weights is None)
+
+
+def _needs(extra: str, *packages: str) -> None:
+    """Raise ``MissingExtra`` if a package of an extra is not installed."""
+    from importlib.util import find_spec
+
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise MissingExtra(
+            f"this needs {missing[0]}, which is not installed: pip install 'nowcast-service[{extra}]'"
+        )
 
 
 def _data_dir(data: Path | None) -> Path:
     import os
 
     return data or Path(os.environ.get("NOWCAST_DATA_DIR", "data"))
+
+
+def _store(store: Path | None) -> Path:
+    from nowcast.settings import read_environment
+
+    return read_environment(weights_dir=store).weights_dir
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections import Counter
@@ -16,7 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from nowcast import files
@@ -24,7 +32,7 @@ from nowcast.archive import Archive
 from nowcast.compute import UNTRAINED, Compute
 from nowcast.cube import build_cube
 from nowcast.domain import Domain
-from nowcast.errors import DuplicateFrame, NotEnoughFrames, WrongGrid
+from nowcast.errors import BadRequest, DuplicateFrame, NotEnoughFrames, NowcastError, WrongGrid
 from nowcast.forecast import ForecastRecord, read_lead, write_forecast
 from nowcast.frame import time_of
 from nowcast.framelist import FrameList, Skipped
@@ -77,6 +85,8 @@ def forecast_files(
         f"{output}: {steps} leads of {domain.step_minutes} min after {files.iso(record.issue_time)}, "
         f"{record.model}" + (f"; degraded: {record.degraded_reason}" if record.degraded_reason else "")
     )
+    if record.choice_reason:
+        console.print(record.choice_reason, highlight=False)
     if png is not None:
         title = f"{domain.title or record.credit or record.domain}: forecast by {record.model}"
         if record.model_version == UNTRAINED:
@@ -161,6 +171,8 @@ def hindcast_files(
     console.print(score_table(scores["rows"], models))
     for model, facts in scores["models"].items():
         console.print(f"{model}: {facts['seconds_per_forecast']:.2f} s a forecast")
+        for reason, count in facts["degraded"].items():
+            console.print(f"{model}: {count} of {facts['forecasts']} degraded: {reason}")
 
 
 def score_table(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Table:
@@ -200,6 +212,27 @@ def add_to_archive(paths: Sequence[Path], data_dir: Path, name: str, domain: Dom
                 skipped.append(Skipped(f"{time_of(frame):%Y-%m-%dT%H:%M:%SZ}", str(error)))
     _tell_skipped([*frames.skipped, *skipped], console)
     console.print(f"{name}: {outcomes['new']} new frames, {outcomes['known']} known")
+
+
+def gather_into_archive(folder: Path, data_dir: Path) -> None:
+    """Archive each folder with files at or below ``folder`` as one domain, named by its path from there.
+
+    Raises:
+        BadRequest: If there is no file at all.
+    """
+    console, found = Console(), False
+    for part in sorted([folder, *(path for path in folder.rglob("*") if path.is_dir())]):
+        paths = sorted(path for path in part.iterdir() if path.is_file() and not path.name.startswith("."))
+        if not paths:
+            continue
+        found = True
+        name = "-".join(part.relative_to(folder).parts) or folder.resolve().name
+        try:
+            add_to_archive(paths, data_dir, re.sub(r"[^A-Za-z0-9_-]", "_", name), None)
+        except NowcastError as error:  # one folder of something else must not keep the others out
+            console.print(f"{name}: left out, {error}")
+    if not found:
+        raise BadRequest(f"expected radar files in folders under {folder}, found none")
 
 
 def list_archive(data_dir: Path, only: str | None) -> None:
@@ -309,9 +342,15 @@ def consumer_name() -> str:
 
 
 @contextmanager
-def reporting(console: Console) -> Iterator[Report]:
-    """Yield a function ``report(what, done, total)`` that moves a progress bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def reporting(console: Console, *more: ProgressColumn) -> Iterator[Report]:
+    """Yield a function ``report(what, done, total)`` that moves a progress bar, with ``more`` columns."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *more,
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         tasks = {}
 

@@ -151,10 +151,10 @@ def _once(settings: Settings, console: Console, stop: threading.Event) -> None:
 
     def is_complete(answer: Any) -> bool:
         counts = {(row["model"], row["lead_minutes"]): row["forecasts"] for row in answer["rows"]}
-        return bool(counts.get(("extrapolation", ONCE_LEADS * 5), 0) >= expected)
+        return bool(counts.get(("auto", ONCE_LEADS * 5), 0) >= expected)
 
     scores = client.wait(f"/v1/domains/{DOMAIN}/verification", is_complete, "the scores")
-    console.print(score_table(scores["rows"], ("persistence", "extrapolation")))
+    console.print(score_table(scores["rows"], ("persistence", "auto")))
 
 
 def _live(settings: Settings, console: Console, stop: threading.Event) -> None:

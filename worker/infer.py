@@ -276,6 +276,7 @@ def _make_ready(domains: Mapping[str, Domain], compute: Compute) -> None:
             log.warning(
                 "%s: %s cannot answer yet; the reason will stand in the forecasts", name, domain.model
             )
+        looking_back(domain, compute)  # makes the methods that the gate may choose, too
 
 
 def _changed(settings: Settings) -> float:

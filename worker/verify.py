@@ -19,6 +19,7 @@ from nowcast.store import ForecastStore, read_lead
 from nowcast.telemetry import Telemetry
 from nowcast.verification import WINDOWS_KM, Tally
 from worker.bus import FRAMES, Consumer, Message
+from worker.rivals import Rivals
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ COMPACT_AFTER = timedelta(days=2)
 #: How often [s] old days are tidied up.
 TIDY_SECONDS = 3600.0
 
+#: How often [s] hindcasts of the gate's candidates are looked for, when there is nothing else to do.
+RIVALS_SECONDS = 60.0
+
 #: A score: the method's name and the lead time in minutes.
 Key = tuple[str, int]
 
@@ -49,6 +53,7 @@ class Verify:
         self._archive = Archive(settings.data_dir / "archive")
         self._store = ForecastStore(settings.data_dir / "forecasts")
         self._book = ScoreBook(settings.data_dir / "scores")
+        self._rivals, self._next_rivals = Rivals(settings, telemetry), 0.0
         self._next_skill: dict[str, float] = {}
         self._next_tidy = time.monotonic() + TIDY_SECONDS / 10
 
@@ -88,7 +93,7 @@ class Verify:
             self.score(domain, issue_time + timedelta(minutes=lead * domain.step_minutes))
 
     def catch_up(self) -> bool:
-        """Score the newest valid time that lacks a score, and return whether another may."""
+        """Score the newest valid time that lacks a score, else a rival, and return whether another may."""
         for domain in self._settings.domains.values():
             newest = self._archive.newest(domain.name)
             if newest is None:
@@ -100,6 +105,11 @@ class Verify:
                         return True
                 except NowcastError as error:
                     log.error("%s %s cannot be scored: %s", domain.name, moment.isoformat(), error)
+        if time.monotonic() < self._next_rivals:
+            return False
+        if self._rivals.catch_up():
+            return True
+        self._next_rivals = time.monotonic() + RIVALS_SECONDS
         return False
 
     def publish_skill(self, domain: Domain) -> None:

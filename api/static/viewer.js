@@ -207,6 +207,7 @@ function tellStatus() {
     facts.push(["Issued", `${day(issued)} ${clock(issued)} UTC`]);
     facts.push(["Age", `${ago(age)}${late ? ", late: no newer data has come" : ""}`, late]);
     facts.push(["Method", `${forecast.model} (${forecast.model_version})`]);
+    if (forecast.choice_reason) facts.push(["Choice", forecast.choice_reason]);
     if (forecast.degraded_reason) facts.push(["Degraded", forecast.degraded_reason, true]);
     facts.push(["From", `${forecast.input_frames.length} frames, every ${forecast.step_minutes} min`]);
   } else {

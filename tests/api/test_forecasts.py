@@ -71,6 +71,29 @@ async def test_a_degraded_forecast_says_why(client: httpx.AsyncClient) -> None:
     assert answer["degraded_reason"] == "no motion"
 
 
+async def test_a_forecast_of_the_gate_tells_the_method_of_each_lead_and_why(data_dir: Path) -> None:
+    save_forecast(
+        data_dir,
+        ISSUED + STEP,
+        model="auto",
+        methods=("sprog", "sprog", "extrapolation", "extrapolation"),
+        choice_reason="sprog has won so far",
+    )
+    async with serving(settings_for(data_dir)) as client:
+        answer = (await client.get(f"{FORECASTS}/latest")).json()
+        assert answer["model"] == "auto"
+        assert answer["method_by_lead"] == ["sprog", "sprog", "extrapolation", "extrapolation"]
+        assert answer["choice_reason"] == "sprog has won so far"
+        before = (await client.get(f"{FORECASTS}/2026-01-01T12:00:00Z")).json()
+        assert before["method_by_lead"] == ["extrapolation"] * 4
+        assert before["choice_reason"] is None
+        one_lead = await client.get(f"{FORECASTS}/latest/data?lead=15")
+    with xr.open_dataset(io.BytesIO(one_lead.content), engine="h5netcdf", decode_timedelta=False) as cut:
+        names = cut["method"].attrs["flag_meanings"].split()
+        assert [names[flag] for flag in cut["method"].values] == ["extrapolation"]
+        assert cut.attrs["choice_reason"] == "sprog has won so far"
+
+
 async def test_issue_times_are_understood_in_any_zone_and_form(client: httpx.AsyncClient) -> None:
     for spelling in (
         "2026-01-01T12:00:00Z",

@@ -73,7 +73,7 @@ def installs(calls: list[str]) -> list[str]:
 def test_help_lists_what_a_person_may_ask_for(workshop: Workshop) -> None:
     lines = workshop.make().stdout.splitlines()
     offered = [line.split()[1] for line in lines if line.startswith("  make ")]
-    assert offered == ["help", "demo", "test", "check", "bench", "clean"]
+    assert offered == ["help", "demo", "test", "check", "bench", "skill", "clean"]
 
 
 def test_demo_installs_once_and_hands_its_options_on(workshop: Workshop) -> None:

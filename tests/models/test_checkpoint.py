@@ -243,9 +243,9 @@ def test_a_description_of_another_size_is_refused(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "expected a format of at most 1, got 2"),
-        ({"format": "1"}, "expected a format of at most 1, got '1'"),
-        ({"format": True}, "expected a format of at most 1, got True"),
+        ({"format": 3}, "expected a format of at most 2, got 3"),
+        ({"format": "1"}, "expected a format of at most 2, got '1'"),
+        ({"format": True}, "expected a format of at most 2, got True"),
         ({"kind": "os.system"}, "kind: expected one of .*ConvLSTMConfig.*, got 'os.system'"),
         ({"kind": 3}, "kind: expected str, got 3"),
         ({"surprise": 1}, "expected the fields of Description, got also surprise"),
@@ -314,15 +314,41 @@ def test_format_0_had_one_normalisation_and_the_names_of_wrappers(folder):
     }
     reweigh(folder, old)
     document = json.loads((folder / "config.json").read_text())
-    del document["normalisation"]
+    del document["normalisation"], document["task"]["moving"]
     (folder / "config.json").write_text(json.dumps({**document, "format": 0}))
     loaded = load(folder)
     assert loaded.card == CARD
     assert torch.equal(loaded.network.head.weight, tensors["head.weight"])
 
 
+def test_format_1_knew_no_moving_frame(folder):
+    document = json.loads((folder / "config.json").read_text())
+    assert document["format"] == 2
+    del document["task"]["moving"]
+    (folder / "config.json").write_text(json.dumps({**document, "format": 1}))
+    assert load(folder).card == verify(folder) == CARD
+    assert CARD.task.moving is False
+    rewrite(folder, format=2)
+    with pytest.raises(CheckpointError, match="task: expected the fields of Task, got no moving"):
+        load(folder)
+
+
+@pytest.mark.parametrize("task", [None, 3, []])
+def test_format_1_without_a_task_is_refused_all_the_same(folder, task):
+    rewrite(folder, format=1, task=task)
+    with pytest.raises(CheckpointError, match="task: expected Task, got"):
+        load(folder)
+
+
+def test_a_card_says_whether_the_network_sees_the_moving_air(tmp_path):
+    moving = replace(CARD, task=replace(TASK, moving=True))
+    save(tmp_path, network(), moving)
+    assert load(tmp_path).card == moving
+    assert json.loads((tmp_path / "config.json").read_text())["task"]["moving"] is True
+
+
 def test_the_present_format_is_left_as_it_is(folder):
-    document, tensors = {"format": 1, "kind": "x"}, {"module.a": torch.zeros(1)}
+    document, tensors = {"format": 2, "kind": "x"}, {"module.a": torch.zeros(1)}
     assert upgrade(document, tensors) == (document, tensors)
 
 

@@ -24,7 +24,7 @@ from nowcast.methods import METHODS, frames_wanted, predict_with_fallback, takes
 from nowcast.presets import NETWORKS
 
 GRID = Grid.from_crs("EPSG:3035", nx=40, ny=30, x0=4e6, y0=3e6, dx=1000, dy=1000)
-COMPUTE = Compute()
+COMPUTE = Compute(shipped=False)
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
@@ -86,7 +86,7 @@ def test_a_method_goes_by_its_own_name(name):
 
 
 def test_every_network_is_a_method():
-    assert set(METHODS) == {"persistence", "extrapolation", *NETWORKS}
+    assert set(METHODS) == {"auto", "persistence", "extrapolation", "sprog", *NETWORKS}
 
 
 def test_a_network_that_works_answers_and_what_it_says_of_itself_is_kept(cube, monkeypatch):

@@ -30,6 +30,9 @@ from nowcast.forecast import BatchMethod
 from nowcast.frame import frame_array
 from nowcast.grid import Grid
 from nowcast.methods import predict_batch_with_fallback, predict_with_fallback
+from nowcast.model_store import Change, Shelf
+from nowcast.motion import motion_field
+from nowcast.moving_frame import carried_to_issue
 from nowcast.network import Network, network
 
 Array = NDArray[np.float32]
@@ -39,8 +42,12 @@ TASK = Task(frames=4, leads=12, step_minutes=5.0, cell_km=1.0)
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the package's weights, empty here; and no network is kept from another test."""
+    folder = tmp_path_factory.mktemp("shipped")
+    monkeypatch.setattr(bridge, "SHIPPED", folder)
     monkeypatch.setattr(bridge, "_ready", {})
+    return folder
 
 
 def cube_of(*frames: Array, minutes: int = 5, cell_metres: float = 1000) -> xr.DataArray:
@@ -86,6 +93,13 @@ def serve(monkeypatch: pytest.MonkeyPatch, net: nn.Module) -> Network:
     """Let a network answer as ``convlstm``."""
     monkeypatch.setattr(bridge, "build", lambda config: net)
     return network("convlstm", UNTRAINED)
+
+
+def in_the_moving_frame(net: nn.Module, frames: int = 4) -> Network:
+    """A network whose card says that it was trained on what is seen from the moving air."""
+    card = Card(PRESETS["convlstm_cpu"], replace(TASK, frames=frames, moving=True))
+    loaded = bridge._Loaded(bridge.Engine(net, torch.device("cpu")), card, "sha256:0", None)
+    return Network("convlstm", loaded, 512)
 
 
 def weighed(folder: Path, config: Any = PRESETS["convlstm_cpu"], task: Task = TASK, seed: int = 1) -> Path:
@@ -349,6 +363,165 @@ def test_replaced_weights_are_taken_over(tmp_path):
     after = network("convlstm", compute).version
     assert before != after
     assert len(bridge._ready) == 1, "the old ones are let go"
+
+
+def test_a_moving_network_that_changes_nothing_is_extrapolation():
+    frames = moving(3.3)
+    for frame in frames:
+        frame[:, 50:60] = np.nan
+    cube = cube_of(*frames)
+    prediction = in_the_moving_frame(Newest()).predict(cube, 4)
+    expected = Extrapolation().predict(cube, 4)
+    np.testing.assert_array_equal(prediction.motion, expected.motion)
+    assert prediction.degraded_reason == ""
+    for field, other in zip(prediction.fields, expected.fields, strict=True):
+        assert field.dtype == np.float32
+        np.testing.assert_allclose(field, other, atol=1 / 64)
+        np.testing.assert_array_equal(field == -10.0, other == -10.0)
+        assert np.isnan(field[40, 60:64]).any(), "the gap moves"
+
+
+def test_what_a_moving_network_forecasts_moves_on_by_one_step_a_lead():
+    """The change the network makes is kept: 17.5 dBZ less, three cells further east at every lead."""
+    fields = list(in_the_moving_frame(Newest(less=0.25)).predict(cube_of(*moving(3.0)), 3).fields)
+    for lead, field in enumerate(fields, start=1):
+        expected = np.maximum(rain(3.0 * lead) - 17.5, -10)
+        inner = np.s_[20:-20, 30:-20]
+        assert np.abs(field - expected)[inner].mean() < 0.6
+        assert np.abs(field - np.maximum(rain() - 17.5, -10))[inner].mean() > 2
+
+
+def test_a_moving_network_sees_the_past_where_its_air_is_now():
+    net, cube = Newest(), cube_of(*moving(3.0))
+    in_the_moving_frame(net).predict(cube, 1)
+    seen = net.seen[-1][0, :, 0]
+    assert torch.equal(seen, bridge._encoded(carried_to_issue(cube.values, motion_field(cube.values))))
+    inner = np.s_[:, 20:-20, 20:-20]
+    still = (seen - seen[-1])[inner].abs().mean()
+    assert still < 0.2 * (bridge._encoded(cube.values) - seen[-1])[inner].abs().mean()
+
+
+def test_motion_comes_from_all_frames_though_the_network_wants_fewer():
+    net, cube = Newest(frames=2), cube_of(*moving(3.0))
+    in_the_moving_frame(net, frames=2).predict(cube, 1)
+    expected = carried_to_issue(cube.values[-2:], motion_field(cube.values))
+    assert torch.equal(net.seen[-1][0, :, 0], bridge._encoded(expected))
+
+
+def test_a_moving_network_answers_from_one_frame_in_place_and_says_so():
+    frame = rain()
+    frame[:5] = np.nan
+    prediction = in_the_moving_frame(Newest()).predict(cube_of(frame), 2)
+    assert prediction.motion is None
+    assert prediction.degraded_reason == (
+        "made from 1 frames with weights trained on 4; "
+        "one frame alone shows no motion, so the echo stays in place"
+    )
+    for field in prediction.fields:
+        np.testing.assert_allclose(field, frame, atol=1e-4)
+
+
+def test_in_a_batch_each_cube_moves_its_own_way():
+    method = in_the_moving_frame(Newest())
+    cubes = [cube_of(*moving(step)) for step in (3.0, -2.0, 0.0)]
+    for cube, prediction in zip(cubes, method.predict_batch(cubes, 3), strict=True):
+        alone = Extrapolation().predict(cube, 3)
+        for field, other in zip(prediction.fields, alone.fields, strict=True):
+            np.testing.assert_allclose(field, other, atol=1 / 64)
+
+
+def test_a_checkpoint_says_whether_its_network_moves_with_the_air(tmp_path):
+    cube = cube_of(*moving(3.0))
+    still = network("convlstm", Compute(weights=weighed(tmp_path / "a"))).predict(cube, 2)
+    task = replace(TASK, moving=True)
+    onward = network("convlstm", Compute(weights=weighed(tmp_path / "b", task=task))).predict(cube, 2)
+    differ = [np.abs(a - b) for a, b in zip(still.fields, onward.fields, strict=True)]
+    assert all(np.nanmean(each) > 1 for each in differ)
+
+
+def test_tiles_of_a_moving_network_give_the_same_fields(tmp_path):
+    compute = Compute(weights=weighed(tmp_path, task=replace(TASK, moving=True)))
+    cube = cube_of(*[np.tile(frame, (4, 5)) for frame in moving()])
+    whole = list(network("convlstm", compute).predict(cube, 3).fields)
+    tiled = list(network("convlstm", replace(compute, memory_mb=64)).predict(cube, 3).fields)
+    for field, other in zip(whole, tiled, strict=True):
+        np.testing.assert_array_equal(np.isnan(field), np.isnan(other))
+        # below, whether a cell is just above no echo or just at it makes a dB of difference once averaged
+        np.testing.assert_allclose(np.maximum(field, 0), np.maximum(other, 0), atol=0.1)
+
+
+def digest(folder: Path) -> str:
+    return "sha256:" + json.loads((folder / "config.json").read_text())["weights"]["sha256"]
+
+
+def test_weights_of_the_package_answer_where_no_one_named_any(tmp_path, shipped):
+    weighed(shipped / "convlstm")
+    for compute in (Compute(), UNTRAINED, Compute(weights=tmp_path), Compute(weights=tmp_path / "absent")):
+        answer = predict_with_fallback(cube_of(*moving()), 2, "convlstm", compute)
+        assert (answer.model, answer.degraded_reason) == ("convlstm", "")
+        assert answer.model_version == digest(shipped / "convlstm")
+
+
+def test_weights_of_ones_own_come_before_those_of_the_package(tmp_path, shipped):
+    weighed(shipped / "convlstm")
+    weighed(tmp_path / "convlstm", seed=2)
+    for weights in (tmp_path, tmp_path / "convlstm"):
+        version = network("convlstm", Compute(weights=weights)).version
+        assert version == digest(tmp_path / "convlstm") != digest(shipped / "convlstm")
+
+
+def test_weights_of_the_package_can_be_declined(tmp_path, shipped):
+    weighed(shipped / "convlstm")
+    with pytest.raises(WeightsError, match=f"expected weights of convlstm, found no {tmp_path}"):
+        network("convlstm", Compute(weights=tmp_path, shipped=False))
+    assert network("convlstm", replace(UNTRAINED, shipped=False)).version == "untrained"
+
+
+def test_a_full_name_takes_the_packages_weights_if_they_are_of_its_size(shipped):
+    weighed(shipped / "convlstm")
+    assert network("convlstm_cpu", Compute()).version == digest(shipped / "convlstm")
+    with pytest.raises(WeightsError, match="expected weights of convlstm_paper, but no folder was named"):
+        network("convlstm_paper", Compute())
+    weighed(shipped / "convlstm", ConvLSTMConfig(hidden=(6,)))
+    assert network("convlstm", Compute()).version == digest(shipped / "convlstm")
+    with pytest.raises(WeightsError, match="expected weights of convlstm_cpu, but no folder was named"):
+        network("convlstm_cpu", Compute())
+    assert network("convlstm_cpu", UNTRAINED).version == "untrained"
+
+
+@pytest.mark.parametrize("name", ["convlstm", "convlstm_cpu"])
+def test_damaged_weights_of_the_package_are_an_error(shipped, name):
+    with (weighed(shipped / "convlstm") / "weights.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(WeightsError, match="is damaged: expected"):
+        network(name, UNTRAINED)
+
+
+def promoted(store: Path, version: str, seed: int) -> Path:
+    """Add a version of ``convlstm`` to a model store, and make it current."""
+    folder = weighed(store / "convlstm" / version, seed=seed)
+    Shelf(store, "convlstm").switch(Change(NOON, "promote", version))
+    return folder
+
+
+def test_of_the_versions_in_a_store_the_current_one_answers(tmp_path, shipped):
+    weighed(shipped / "convlstm")
+    compute = Compute(weights=tmp_path)
+    weighed(tmp_path / "convlstm" / "20261121T1200-00000000", seed=2)
+    assert network("convlstm", compute).version == digest(shipped / "convlstm"), "no one promoted it"
+    first = promoted(tmp_path, "20261121T1200-00000000", seed=2)
+    assert network("convlstm", compute).version == digest(first)
+    second = promoted(tmp_path, "20261121T1300-11111111", seed=3)
+    assert network("convlstm", compute).version == digest(second) != digest(first)
+    Shelf(tmp_path, "convlstm").switch(Change(NOON, "rollback", first.name))
+    assert network("convlstm", compute).version == digest(first)
+    assert len(bridge._ready) == 1, "of the others none stays in memory"
+
+
+def test_a_current_version_that_is_gone_is_an_error(tmp_path):
+    (promoted(tmp_path, "20261121T1200-00000000", seed=2) / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"there is no .*20261121T1200-00000000/config\.json"):
+        network("convlstm", Compute(weights=tmp_path, untrained=True))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -110,6 +110,28 @@ def test_model_and_lead_time_choose(book):
     assert hits_of(book.pooled("fin", model="extrapolation", lead_minutes=10)) == {("extrapolation", 10): 2}
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_pairs_are_of_the_valid_times_and_leads_both_have(book, compacted):
+    fill(book)
+    for hour in (3, 7, 30):
+        book.save("fin", MIDNIGHT + timedelta(hours=hour), {("sprog", 5): tally(100 * hour)})
+    book.save("fin", MIDNIGHT, {("sprog", 10): tally(1)})  # without a partner at its lead
+    book.save("fin", NOON, {("sprog", 5): tally(1, threshold=20.0)})  # without one at its threshold
+    if compacted:
+        book.compact("fin", MIDNIGHT.date())
+
+    def hits(start, end):
+        days = book.paired("fin", "extrapolation", MIDNIGHT + start, MIDNIGHT + end)
+        return [[(key, int(a.counts[0, 0]), int(b.counts[0, 0])) for key, a, b in day] for day in days]
+
+    hour, days = timedelta(hours=1), timedelta(days=2)
+    first, second = [(("sprog", 5), 1000, 4 + 8)], [(("sprog", 5), 3000, 31)]
+    assert hits(0 * hour, days) == [first, second]
+    assert hits(0 * hour, days) == [first, second], "from memory"
+    assert hits(4 * hour, 30 * hour) == [[(("sprog", 5), 700, 8)], second]
+    assert hits(8 * hour, 29 * hour) == [[], []]
+
+
 def test_compaction_changes_no_score_and_removes_the_single_files(book, tmp_path):
     fill(book)
     before = book.pooled("fin")[EXTRAPOLATION]

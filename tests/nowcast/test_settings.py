@@ -22,7 +22,7 @@ def test_a_minimal_domain_has_the_documented_defaults(tmp_path: Path) -> None:
     assert domain.thresholds_dbz == (20.0, 30.0, 35.0, 40.0)
     assert (domain.zr.a, domain.zr.b) == (200.0, 1.6)
     assert domain.grid is None
-    assert domain.model == "extrapolation"
+    assert domain.model == "auto"
 
 
 def test_a_full_domain_is_read(tmp_path: Path) -> None:

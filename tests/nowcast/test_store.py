@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
@@ -122,6 +123,17 @@ def test_reason_of_the_method_is_kept_where_the_record_has_none(tmp_path: Path) 
     assert read_record(tmp_path / "x.nc").degraded_reason == "no motion found"
     write_forecast(tmp_path / "x.nc", replace(RECORD, degraded_reason="network missing"), prediction())
     assert read_record(tmp_path / "x.nc").degraded_reason == "network missing"
+
+
+def test_a_file_from_before_there_was_a_choice_is_read_as_of_one_method(tmp_path: Path) -> None:
+    record = replace(RECORD, model="auto", methods=("a", "b", "a"), choice_reason="they won")
+    write_forecast(tmp_path / "x.nc", record, prediction())
+    assert read_record(tmp_path / "x.nc") == record
+    with h5py.File(tmp_path / "x.nc", "a") as file:
+        del file["method"], file.attrs["choice_reason"]
+    old = read_record(tmp_path / "x.nc")
+    assert old == replace(record, methods=(), choice_reason="")
+    assert old.method_by_lead == ("auto", "auto", "auto")
 
 
 def test_not_covered_no_echo_and_rain_stay_apart(tmp_path: Path) -> None:

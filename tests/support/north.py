@@ -73,6 +73,8 @@ def save_forecast(
     domain: Domain = NORTH,
     model: str = "extrapolation",
     degraded_reason: str = "",
+    methods: tuple[str, ...] = (),
+    choice_reason: str = "",
     fields: list[NDArray[np.float32]] | None = None,
 ) -> Path:
     """Put a forecast where the service keeps them, and make it the latest."""
@@ -89,6 +91,8 @@ def save_forecast(
         grid=GRID,
         credit=domain.credit,
         zr=(domain.zr.a, domain.zr.b),
+        methods=methods,
+        choice_reason=choice_reason,
     )
     return ForecastStore(data_dir / "forecasts").save(record, Prediction(iter(fields)))
 

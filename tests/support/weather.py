@@ -22,7 +22,7 @@ STEP = timedelta(minutes=5)
 GRID = Grid.from_crs(
     "+proj=laea +lat_0=52 +lon_0=5 +ellps=WGS84", nx=96, ny=80, x0=-95e3, y0=79e3, dx=2000, dy=2000
 )
-DOMAIN = Domain(name="sim", step_minutes=5, leads=3, backfill_minutes=60)
+DOMAIN = Domain(name="sim", step_minutes=5, leads=3, backfill_minutes=60, model="extrapolation")
 
 
 def settings(data_dir: Path, **changes: Any) -> Settings:

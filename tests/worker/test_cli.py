@@ -17,8 +17,14 @@ from weather import START, STEP, drop, raw_frames
 
 from models.checkpoint import Card, Task, save
 from models.convlstm import ConvLSTM, ConvLSTMConfig
+from nowcast import network as bridge
 from nowcast.compute import Compute
-from worker import commands
+from nowcast.errors import WeightsError
+from nowcast.forecast import read_record
+from worker import cli, commands
+
+#: Networks of the papers' sizes, for which the package has no weights.
+UNSHIPPED = ("unet_standard", "convlstm_paper")
 
 NOWCAST = (sys.executable, "-m", "worker.cli")
 
@@ -47,7 +53,7 @@ def test_forecast_writes_the_documented_file_and_maps(files: list[Path], tmp_pat
             (START + 4 * STEP).replace(tzinfo=None)
         )
         assert "crs_wkt" in forecast["crs"].attrs
-        assert forecast.attrs["model"] == "extrapolation"
+        assert forecast.attrs["model"] == "auto"
         assert forecast.attrs["degraded_reason"] == ""
         assert forecast.attrs["Conventions"] == "CF-1.11"
         values = forecast["reflectivity"].values
@@ -166,7 +172,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model", ["convlstm", "unet_cpu"])
+@pytest.mark.parametrize("model", UNSHIPPED)
 def test_a_network_forecasts_untrained_for_whom_asks_for_it_and_says_so(
     files: list[Path], tmp_path: Path, model: str
 ) -> None:
@@ -201,11 +207,52 @@ def test_maps_say_whose_weights_no_one_trained(
 ) -> None:
     titles: list[str] = []
     monkeypatch.setattr(commands, "_write_maps", lambda *arguments: titles.append(arguments[3]))
-    compute = Compute(weights=None if untrained else weights, untrained=untrained)
+    compute = Compute(weights=None if untrained else weights, shipped=False, untrained=untrained)
     commands.forecast_files(
         files[:5], tmp_path / "out.nc", "convlstm", 1, tmp_path / "maps", "light", None, compute
     )
     assert titles[0].endswith("by convlstm with untrained weights" if untrained else "by convlstm")
+
+
+def test_whoever_has_frames_of_another_step_than_the_weights_is_told(
+    files: list[Path], tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights trained on steps of five minutes, and a frame every ten."""
+    told, compute = "degraded: weights trained on steps of 5 minutes, not 10", Compute(weights=weights)
+    commands.forecast_files(files[::2], tmp_path / "out.nc", "convlstm", 1, None, "light", None, compute)
+    assert told in " ".join(capsys.readouterr().out.split())
+    commands.hindcast_files(
+        files[::2], tmp_path / "scores.json", ["convlstm"], 1, 1, 5, [20.0], None, compute
+    )
+    assert f"convlstm: 1 of 1 {told}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_whoever_has_cells_of_another_width_than_the_weights_is_told(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, output = ConvLSTMConfig(hidden=(8,)), tmp_path / "out.nc"
+    save(tmp_path / "fine", ConvLSTM(config), Card(config, Task(4, 12, 5.0, 1.0)))
+    compute = Compute(weights=tmp_path / "fine")
+    commands.forecast_files(files[:5], output, "convlstm", 1, None, "light", None, compute)
+    told = "weights trained on cells of 1 km, not 2 x 2"
+    assert f"degraded: {told}" in " ".join(capsys.readouterr().out.split())
+    assert read_record(output).degraded_reason == told
+
+
+def test_weights_of_the_package_forecast_for_whom_names_none_and_never_for_whom_does(
+    files: list[Path], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "SHIPPED", weights)
+    monkeypatch.setenv("NOWCAST_WEIGHTS_DIR", str(tmp_path / "absent"))
+    output = tmp_path / "out.nc"
+    commands.forecast_files(files[:6], output, "convlstm", 1, None, "light", None, cli._compute(None, None))
+    record = read_record(output)
+    assert record.model_version.startswith("sha256:")
+    assert (record.model, record.degraded_reason) == ("convlstm", "")
+    with pytest.raises(WeightsError, match="expected weights of convlstm, found no"):
+        commands.forecast_files(
+            files[:6], output, "convlstm", 1, None, "light", None, cli._compute(tmp_path, None)
+        )
 
 
 def test_weights_that_are_named_are_used_or_refused(files: list[Path], tmp_path: Path, weights: Path) -> None:
@@ -235,8 +282,9 @@ def test_networks_are_scored_beside_the_others(files: list[Path], tmp_path: Path
 
 def test_a_hindcast_without_weights_says_that_it_was_untrained(files: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "scores.json"
-    nowcast("hindcast", *files[:7], "--models", "convlstm", "--steps", 2, "-o", output)
-    facts = json.loads(output.read_text())["models"]["convlstm"]
+    done = nowcast("hindcast", *files[:7], "--models", UNSHIPPED[0], "--steps", 2, "-o", output)
+    facts = json.loads(output.read_text())["models"][UNSHIPPED[0]]
+    assert f"{UNSHIPPED[0]}: 1 of 1 degraded: untrained weights" in " ".join(done.stdout.split())
     assert facts["degraded"] == {"untrained weights": 1}
     assert facts["version"] == "untrained"
 

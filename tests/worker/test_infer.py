@@ -222,8 +222,9 @@ def served(folder: Path, *, hidden: tuple[int, ...] = (8,), frames: int = 5) -> 
 
 
 def test_a_network_without_weights_is_replaced_and_the_forecast_says_why(
-    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bridge, "SHIPPED", tmp_path / "absent")
     here = settings(data_dir, model="convlstm").model_copy(update={"weights_dir": tmp_path})
     archived(here, 6)
     telemetry = Telemetry()
