@@ -10,8 +10,9 @@ import sys
 from itertools import takewhile
 from pathlib import Path
 
-#: What is measured, in the order of the data's way; ``skill`` takes hours, so it has to be asked for.
-NAMES = ("ingest", "extrapolation", "sprog", "networks", "verification", "service", "api")
+#: What is measured, in the order of the data's way; ``skill`` and ``duels`` take up to hours, so
+#: they have to be asked for.
+NAMES = ("ingest", "extrapolation", "sprog", "networks", "training", "verification", "service", "api")
 
 
 def main() -> None:

@@ -12,21 +12,25 @@ from torch.nn import functional
 from models.forecaster import FREE, Feedback, Forecast, Forecaster, masked_mean, pad_to_multiple
 from models.normalisation import HIGH_DBZ, LOW_DBZ
 
-#: Thresholds whose loss is raised most are exceeded by this share of what 20 dBZ is; see ``_loss_weights``.
+#: Share of cells that reach a threshold 10 dBZ higher: the loss is weighted by the root of its inverse.
 RARITY_PER_10_DBZ = 0.25
 
-#: Width [cells] of the squares that the newest frame is averaged over, to show what surrounds a cell.
-CONTEXTS = (1, 4, 16)
+#: Reflectivity [dBZ] by which a guess must be above a threshold to be well above it, and how many of those
+#: count in full.
+SOFTNESS_DBZ, SOFT_LIMIT = 3.0, 5.0
 
-#: Reflectivity [dBZ] above a threshold that is well above it: the softness of the indicators.
-SOFTNESS_DBZ = 3.0
+#: Logits of a cell whose guess is well above a threshold, before anything is learnt: at lead 0, the share of
+#: it that stays at any lead, the minutes in which the rest fades, and the logit of one that is just there.
+START_SLOPE, START_SHARE, START_MINUTES, START_MIDDLE = 1.5, 0.4, 25.0, -0.7
 
-#: What the logits are of a cell that is well above a threshold now, before anything is learnt, and their
-#: middle: the network starts as extrapolation.
-START_SLOPE, START_MIDDLE = 2.5, -1.0
+#: Factor of the parameters that logits are read with: they learn that much faster than the others.
+READING_GAIN = 3.0
 
 #: Factor that brings reflectivity in [0, 1] to about the size of one where it rains.
 INPUT_SCALE = 4.0
+
+#: Lead times [min] whose guess is shown to the network besides the frames.
+SHOWN_MINUTES = (30.0, 60.0)
 
 #: Step [min] and cell [km] that a network is told nothing special about.
 USUAL_STEP_MINUTES, USUAL_CELL_KM = 5.0, 1.0
@@ -59,10 +63,8 @@ class ExceedanceConfig:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if (
-            len(self.widths) < 2
-            or min(*self.widths, self.frames, self.hidden, self.slots, self.leads_a_step) < 1
-        ):
+        least = min(*self.widths, self.frames, self.hidden, self.slots, self.leads_a_step, 1)
+        if len(self.widths) < 2 or least < 1:
             raise ValueError(f"expected at least two levels and positive sizes, got {self}")
         steps = zip(self.thresholds_dbz, self.thresholds_dbz[1:], strict=False)
         if len(self.thresholds_dbz) < 2 or not all(low < high for low, high in steps):
@@ -70,33 +72,35 @@ class ExceedanceConfig:
 
 
 class Exceedance(Forecaster):
-    r"""Probabilities that reflectivity exceeds thresholds, at several leads at once.
+    r"""Probabilities that reflectivity reaches thresholds, at several leads at once, from a first guess.
 
-    A U-Net looks at the last frames once; one linear layer reads from its features, for every lead slot l and
-    threshold k,
+    A guess :math:`G_l` of each lead, such as S-PROG's, is near the best that is known without learning. What
+    a U-Net sees in the last frames, and in two of the guesses, corrects it: for lead slot l and threshold k,
 
     .. math::
-        P_{lk} = \sigma(w_{lk} \cdot [\mathrm{SiLU}(W F), S] + b_{lk}), \quad
-        S = \tanh((\bar{Z} - Z_k) / 3\,\mathrm{dBZ}),
+        P_{lk} = \sigma(s_{lk}\, g(G_l - Z_k) + b_{lk} + t_{lk}\, w_{lk} \cdot h), \quad
+        g(u) = \frac{u'}{1 + |u'| / 5}, \; u' = u / 3\,\mathrm{dBZ},
 
-    with F the features of the decoder's upper levels and the frames, and S for every threshold how far the
-    newest frame is above it, in full and averaged over squares. At the start w picks that of the same
-    threshold: the network starts as extrapolation and learns what to change. The step and the cell of the
-    grid are told to it as two constant channels. For leads between slots w and b are interpolated, beyond the
-    last slot they are the last's.
+    with h = SiLU(W F) of the features F of the decoder's upper levels, of the frames and guesses. It looks
+    once for all leads; s, b and w are of each slot, for leads between two slots interpolated, beyond the last
+    the last's. At the start w is next to nothing: the order of the cells is that of the guess. The step and
+    the cell of the grid are told as two constant channels.
 
-    The network is meant for frames seen from the moving air, where a cell's surroundings are what tells of
-    its future and one look is enough for all leads.
+    The network is meant for frames and guesses seen from the moving air, where a cell's surroundings are what
+    tells of its future.
 
     Convention: :meth:`forward` forecasts the slots. Its fields are those whose area above each threshold is
     that of the newest frame (:func:`matched`), so that they can be scored in training; a service may match
-    other areas.
+    other areas. Without a guess the newest frame is it.
 
     The loss is the cross-entropy at every threshold, rare ones raised by the root of their rarity.
 
+    Explanations: ``probability`` ``(b, lead, threshold, y, x)``.
+
     Attributes:
-        areas: What a service multiplies the area of the extrapolated frame with ``(slot, threshold)``; set by
-            what scored best on events the network had not seen, 1 until then.
+        areas: What a service multiplies the area of the extrapolated frame with ``(slot, threshold)``.
+        trust: Factor t ``(slot, threshold)`` of what was learnt. Both are set by what scored best on events
+            the network had not seen, and are 1 until then.
 
     References:
         Ronneberger et al. (2015), U-Net, https://arxiv.org/abs/1505.04597. Agrawal et al. (2019), Machine
@@ -105,50 +109,60 @@ class Exceedance(Forecaster):
         probability matching.
     """
 
-    context = ("step_minutes", "cell_km")
+    context = ("guess", "step_minutes", "cell_km")
     areas: Tensor
+    trust: Tensor
 
     def __init__(self, config: ExceedanceConfig) -> None:
         super().__init__()
         self.config = config
         self.frames = config.frames
-        self.stride = max(2 ** (len(config.widths) - 1), CONTEXTS[-1])
-        widths = config.widths
-        entering = (config.frames + 2, *widths[:-1])
+        self.stride = 2 ** (len(config.widths) - 1)
+        widths, seen = config.widths, config.frames + len(SHOWN_MINUTES)
+        entering = (seen + 2, *widths[:-1])
         self.down = nn.ModuleList(_Block(i, o) for i, o in zip(entering, widths, strict=True))
         pairs = zip(widths[:0:-1], widths[-2::-1], strict=True)
         self.up = nn.ModuleList(_Block(below + beside, beside) for below, beside in pairs)
-        thresholds = len(config.thresholds_dbz)
-        self.mix = nn.Conv2d(sum(widths[:3][: len(widths) - 1]) + config.frames, config.hidden, 1)
-        seen = config.hidden + thresholds * len(CONTEXTS)
-        self.weight = nn.Parameter(torch.zeros(config.slots, thresholds, seen))
-        self.bias = nn.Parameter(torch.full((config.slots, thresholds), START_MIDDLE))
-        nn.init.normal_(self.weight, std=0.01)
-        with torch.no_grad():
-            same = self.weight[:, :, config.hidden : config.hidden + thresholds]
-            same += START_SLOPE * torch.eye(thresholds)
-        self.register_buffer("areas", torch.ones(config.slots, thresholds))
+        self.mix = nn.Conv2d(sum(widths[:3][: len(widths) - 1]) + seen, config.hidden, 1)
+        shape = (config.slots, len(config.thresholds_dbz))
+        minutes = config.slot_minutes * torch.arange(1, config.slots + 1)
+        slope = START_SLOPE * (START_SHARE + (1 - START_SHARE) * torch.exp(-minutes / START_MINUTES))
+        self.slope = nn.Parameter(slope[:, None].repeat(1, shape[1]) / READING_GAIN)
+        self.bias = nn.Parameter(torch.full(shape, START_MIDDLE / READING_GAIN))
+        self.weight = nn.Parameter(0.003 * torch.randn(*shape, config.hidden))
+        self.register_buffer("areas", torch.ones(shape))
+        self.register_buffer("trust", torch.ones(shape))
 
-    def logits(self, x: Tensor, minutes: Sequence[float], step_minutes: Tensor, cell_km: Tensor) -> Tensor:
+    def logits(
+        self,
+        x: Tensor,
+        shown: Tensor,
+        guess: Tensor,
+        minutes: Sequence[float],
+        step_minutes: Tensor,
+        cell_km: Tensor,
+    ) -> Tensor:
         """Return the logits of the probabilities ``(b, lead, threshold, y, x)``.
 
         Args:
-            x: Frames ``(b, t, 1, y, x)`` in [0, 1], rows and columns multiples of :attr:`stride`.
+            x: Frames ``(b, t, y, x)`` in [0, 1], rows and columns multiples of :attr:`stride`.
+            shown: Guesses at :data:`SHOWN_MINUTES`, likewise.
+            guess: Guesses at the leads, likewise.
             minutes: Lead times.
             step_minutes: Time between the frames ``(b,)``.
             cell_km: Width of the cells ``(b,)``.
         """
-        frames = x[:, -self.config.frames :, 0]
-        learnt = functional.silu(self.mix(self._features(frames, step_minutes, cell_km)))
-        features = torch.cat([learnt, self._indicators(frames[:, -1:]).to(learnt)], dim=1)
-        slot = torch.tensor([minute / self.config.slot_minutes - 1 for minute in minutes], device=x.device)
-        slot = slot.clamp(0, self.config.slots - 1)
-        before = slot.floor().long()
-        after, share = slot.ceil().long(), slot - before
-        weight = torch.lerp(self.weight[before], self.weight[after], share[:, None, None])
-        bias = torch.lerp(self.bias[before], self.bias[after], share[:, None])
-        flat = functional.conv2d(features, weight.flatten(0, 1)[..., None, None], bias.flatten())
-        return flat.view(len(x), len(minutes), -1, *x.shape[-2:])
+        frames = x[:, -self.config.frames :]
+        seen = INPUT_SCALE * torch.cat([frames, shown], dim=1)
+        hidden = functional.silu(self.mix(self._features(seen, step_minutes, cell_km)))
+        slope, bias, weight, trust = self._at(minutes)
+        weight = weight * trust[..., None]
+        learnt = functional.conv2d(hidden, weight.flatten(0, 1)[..., None, None])
+        learnt = learnt.view(len(x), len(minutes), -1, *x.shape[-2:])
+        above = guess[:, :, None] - guess.new_tensor(self.units)[:, None, None]
+        above = above * ((HIGH_DBZ - LOW_DBZ) / SOFTNESS_DBZ)
+        above = above / (1 + above.abs() / SOFT_LIMIT)
+        return above * slope[..., None, None] + bias[..., None, None] + learnt
 
     def forward(
         self,
@@ -158,12 +172,13 @@ class Exceedance(Forecaster):
         teacher_mask: Tensor | None = None,
         *,
         explain: bool = False,
+        guess: Tensor | None = None,
         step_minutes: Tensor | None = None,
         cell_km: Tensor | None = None,
     ) -> Forecast:
         """Return the forecast of the first ``horizon`` slots; see :meth:`Forecaster.forward`.
 
-        ``aux`` has the ``probability`` ``(b, lead, threshold, y, x)`` of exceeding each threshold.
+        ``aux`` has the ``probability`` ``(b, lead, threshold, y, x)`` of reaching each threshold.
 
         Args:
             x: Frames ``(b, t, 1, y, x)``.
@@ -171,15 +186,12 @@ class Exceedance(Forecaster):
             teacher: Has no effect, as nothing is fed back.
             teacher_mask: Has no effect.
             explain: Has no effect: probabilities are always there.
+            guess: Guess of each slot ``(b, slot, 1, y, x)``; the newest frame if left out.
             step_minutes: Time between the frames ``(b,)``; that of the slots if left out.
             cell_km: Width of the cells ``(b,)``; 1 km if left out.
         """
         self._check(x, horizon, teacher, teacher_mask)
-        height, width = x.shape[-2:]
-        step = x.new_full((len(x),), USUAL_STEP_MINUTES) if step_minutes is None else step_minutes
-        cell = x.new_full((len(x),), USUAL_CELL_KM) if cell_km is None else cell_km
-        minutes = [self.config.slot_minutes * (k + 1) for k in range(horizon)]
-        logits = self.logits(pad_to_multiple(x, self.stride), minutes, step, cell)[..., :height, :width]
+        logits = self._of_slots(x, range(horizon), guess, step_minutes, cell_km)
         probability = nested(logits.sigmoid())
         pred = matched(probability, x[:, -1], self.units)
         return {"pred": pred, "aux": {"probability": probability}}
@@ -199,34 +211,63 @@ class Exceedance(Forecaster):
         valid: Tensor | None = None,
         progress: float = 0.0,
         generator: torch.Generator | None = None,
+        guess: Tensor | None = None,
         step_minutes: Tensor | None = None,
         cell_km: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the cross-entropy at a few slots drawn from those that anything is known of."""
         valid = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
         known = valid.transpose(0, 1).flatten(1).any(1).nonzero().flatten()
+        known = known if len(known) else known.new_zeros(1)  # a loss of 0 is still a loss
         order = torch.randperm(len(known), generator=generator)[: self.config.leads_a_step]
         slots = known[order.to(known.device)].sort().values
-        step = x.new_full((len(x),), USUAL_STEP_MINUTES) if step_minutes is None else step_minutes
-        cell = x.new_full((len(x),), USUAL_CELL_KM) if cell_km is None else cell_km
-        minutes = [self.config.slot_minutes * (k + 1) for k in slots.tolist()]
-        height, width = x.shape[-2:]
-        logits = self.logits(pad_to_multiple(x, self.stride), minutes, step, cell)[
-            ..., :height, :width
-        ].float()
-        exceeded = target[:, slots] >= target.new_tensor(self.units)[:, None, None]
-        loss = functional.binary_cross_entropy_with_logits(logits, exceeded.to(logits), reduction="none")
-        weighted = loss.mul(self._loss_weights(loss)[:, None, None]).mean(2, keepdim=True)
-        mean = masked_mean(weighted, valid[:, slots])
-        return {
-            "loss": mean,
-            "cross_entropy": masked_mean(loss.detach().mean(2, keepdim=True), valid[:, slots]),
-        }
+        logits = self._of_slots(x, slots.tolist(), guess, step_minutes, cell_km).float()
+        reached = target[:, slots] >= target.new_tensor(self.units)[:, None, None]
+        loss = functional.binary_cross_entropy_with_logits(logits, reached.to(logits), reduction="none")
+        weighted = (loss * self._loss_weights(loss)[:, None, None]).mean(2, keepdim=True)
+        plain = loss.detach().mean(2, keepdim=True)
+        counted = valid[:, slots]
+        return {"loss": masked_mean(weighted, counted), "cross_entropy": masked_mean(plain, counted)}
 
     @property
     def units(self) -> tuple[float, ...]:
         """The thresholds on the networks' scale."""
         return tuple((dbz - LOW_DBZ) / (HIGH_DBZ - LOW_DBZ) for dbz in self.config.thresholds_dbz)
+
+    def _of_slots(
+        self,
+        x: Tensor,
+        slots: Sequence[int],
+        guess: Tensor | None,
+        step_minutes: Tensor | None,
+        cell_km: Tensor | None,
+    ) -> Tensor:
+        """Return the logits of slots, counted from 0, on the grid of ``x``."""
+        height, width = x.shape[-2:]
+        if guess is None or not guess.shape[1]:
+            guess = x[:, -1:].expand(-1, self.config.slots, -1, -1, -1)
+        step = x.new_full((len(x),), USUAL_STEP_MINUTES) if step_minutes is None else step_minutes
+        cell = x.new_full((len(x),), USUAL_CELL_KM) if cell_km is None else cell_km
+        frames, guesses = (pad_to_multiple(each[:, :, 0], self.stride) for each in (x, guess))
+        last = guesses.shape[1] - 1
+        shown = [min(round(minutes / self.config.slot_minutes) - 1, last) for minutes in SHOWN_MINUTES]
+        asked = [min(slot, last) for slot in slots]
+        minutes = [self.config.slot_minutes * (slot + 1) for slot in slots]
+        logits = self.logits(frames, guesses[:, shown], guesses[:, asked], minutes, step, cell)
+        return logits[..., :height, :width]
+
+    def _at(self, minutes: Sequence[float]) -> tuple[Tensor, ...]:
+        """Return slope, bias, weight and trust of lead times, each ``(lead, threshold, ...)``."""
+        slots = [minute / self.config.slot_minutes - 1 for minute in minutes]
+        slot = torch.tensor(slots, device=self.bias.device, dtype=self.bias.dtype)
+        slot = slot.clamp(0, self.config.slots - 1)
+        before, after = slot.floor().long(), slot.ceil().long()
+        share = slot - before
+
+        def between(table: Tensor, gain: float = READING_GAIN) -> Tensor:
+            return gain * torch.lerp(table[before], table[after], share.view(-1, *[1] * (table.ndim - 1)))
+
+        return between(self.slope), between(self.bias), between(self.weight), between(self.trust, 1.0)
 
     def _loss_weights(self, like: Tensor) -> Tensor:
         """Return the weights ``(threshold,)`` of the losses, 1 on average."""
@@ -234,13 +275,13 @@ class Exceedance(Forecaster):
         weights = RARITY_PER_10_DBZ ** (-(dbz - 20).clamp(max=25) / 20)
         return weights / weights.mean()
 
-    def _features(self, x: Tensor, step_minutes: Tensor, cell_km: Tensor) -> Tensor:
-        """Return what the probabilities are read from ``(b, c, y, x)``, given frames ``(b, t, y, x)``."""
+    def _features(self, seen: Tensor, step_minutes: Tensor, cell_km: Tensor) -> Tensor:
+        """Return what the network makes of the frames and guesses ``(b, c, y, x)``."""
         told = torch.stack(
             [(step_minutes / USUAL_STEP_MINUTES).log2(), (cell_km / USUAL_CELL_KM).log2()], dim=1
         )
-        planes = told.to(x)[..., None, None].expand(-1, -1, *x.shape[-2:])
-        levels, below = [], torch.cat([INPUT_SCALE * x, planes], dim=1)
+        planes = told.to(seen)[..., None, None].expand(-1, -1, *seen.shape[-2:])
+        levels, below = [], torch.cat([seen, planes], dim=1)
         for depth, block in enumerate(self.down):
             below = block(functional.avg_pool2d(below, 2) if depth else below)
             levels.append(below)
@@ -248,33 +289,28 @@ class Exceedance(Forecaster):
         for depth, block in enumerate(self.up):
             below = block(torch.cat([_enlarged(below, 2), levels[-2 - depth]], dim=1))
             decoded.append(below)
-        size = (x.shape[-2], x.shape[-1])
-        shown = [_enlarged(level, size[0] // level.shape[-2]) for level in decoded[:-4:-1]]
-        return torch.cat([*shown, INPUT_SCALE * x], dim=1)
-
-    def _indicators(self, newest: Tensor) -> Tensor:
-        """Return how far a frame ``(b, 1, y, x)`` is above each threshold ``(b, contexts x k, y, x)``."""
-        units = newest.new_tensor(self.units)[:, None, None]
-        softness = SOFTNESS_DBZ / (HIGH_DBZ - LOW_DBZ)
-        around = [_enlarged(functional.avg_pool2d(newest, side), side) for side in CONTEXTS]
-        return torch.cat([((field - units) / softness).tanh() for field in around], dim=1)
+        upper = [_enlarged(level, seen.shape[-2] // level.shape[-2]) for level in decoded[:-4:-1]]
+        return torch.cat([*upper, seen], dim=1)
 
 
 class Probabilities(nn.Module):
-    """An :class:`Exceedance` at given leads on given grids, as one network of frames.
+    """An :class:`Exceedance` at given leads on given grids, as one network of planes.
 
-    Its ``pred`` are the nested probabilities, threshold after threshold of lead after lead.
+    It sees frames, then the guesses shown, then those of the leads, oldest first; its ``pred`` are the nested
+    probabilities, threshold after threshold of lead after lead.
     """
+
+    told: Tensor
 
     def __init__(
         self, network: Exceedance, minutes: Sequence[float], *, step_minutes: float, cell_km: float
     ) -> None:
         super().__init__()
         self.network, self.minutes = network, tuple(minutes)
-        self.stride, self.frames = network.stride, network.frames
+        self.stride = network.stride
+        self._parts = (network.config.frames, len(SHOWN_MINUTES), len(self.minutes))
+        self.frames = sum(self._parts)
         self.register_buffer("told", torch.tensor([step_minutes, cell_km]), persistent=False)
-
-    told: Tensor
 
     @property
     def planes(self) -> int:
@@ -286,7 +322,7 @@ class Probabilities(nn.Module):
         yield from ()
 
     def forward(self, x: Tensor, planes: int) -> Forecast:
-        """Return ``{"pred": (b, planes, 1, y, x)}``, given frames ``(b, t, 1, y, x)``.
+        """Return ``{"pred": (b, planes, 1, y, x)}``, given ``(b, frames + shown + leads, 1, y, x)``.
 
         Raises:
             ValueError: If not all of :attr:`planes` are asked for.
@@ -294,8 +330,9 @@ class Probabilities(nn.Module):
         if planes != self.planes:
             raise ValueError(f"expected all {self.planes} probabilities to be asked for, got {planes}")
         step, cell = self.told[:1].expand(len(x)), self.told[1:].expand(len(x))
-        padded = pad_to_multiple(x, self.stride)
-        logits = self.network.logits(padded, self.minutes, step, cell)[..., : x.shape[-2], : x.shape[-1]]
+        frames, shown, guess = pad_to_multiple(x[:, :, 0], self.stride).split(self._parts, dim=1)
+        logits = self.network.logits(frames, shown, guess, self.minutes, step, cell)
+        logits = logits[..., : x.shape[-2], : x.shape[-1]]
         return {"pred": nested(logits.sigmoid()).flatten(1, 2)[:, :, None], "aux": {}}
 
 
@@ -353,7 +390,7 @@ def field_of(probability: Tensor, levels: Tensor, units: Sequence[float]) -> Ten
         units: The thresholds.
     """
     ratio = (probability.clamp(min=1e-6) / levels.clamp(min=1e-6)).log().cummin(dim=-3).values
-    field = torch.where(ratio[..., :1, :, :] >= 0, units[0], 0.0)
+    field = (ratio[..., :1, :, :] >= 0).to(ratio) * units[0]
     for k in range(1, len(units)):
         above, below = ratio[..., k : k + 1, :, :], ratio[..., k - 1 : k, :, :]
         share = (below / (below - above).clamp(min=1e-6)).clamp(0, 1 - 1e-4)

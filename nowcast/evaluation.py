@@ -18,8 +18,11 @@ from nowcast.framelist import nearest
 from nowcast.skillfile import Scored, Skill
 from nowcast.verification import Tally
 
-#: Most issue times that are scored of an event: a bound on the time it takes.
-MOST_ISSUES = 24
+#: Most issue times that are scored of an event, and most cells of all of them: bounds on the time it takes.
+MOST_ISSUES, MOST_CELLS = 24, 40_000_000
+
+#: Issue times that are scored of an event of however large a grid.
+LEAST_ISSUES = 2
 
 #: Frames a forecast looks back on at least, as those of a domain do.
 HISTORY = 4
@@ -70,7 +73,7 @@ def score_events(
         candidate: The method to judge.
         references: Methods to judge it by.
         minutes: Longest lead time; each lead is a step of the event.
-        most: Most issue times of an event, evenly spread.
+        most: Most issue times of an event, evenly spread; fewer of large grids.
         report: Called with ``"scoring"``, the number of issue times done and the number there is.
 
     Raises:
@@ -78,7 +81,7 @@ def score_events(
     """
     methods = [candidate, *references]
     history = max(HISTORY, *(getattr(method, "frames", None) or 0 for method in methods))
-    chosen = {event.name: _issues(len(event.times), history, most) for event in events}
+    chosen = {event.name: _issues(archive, event, history, most) for event in events}
     total, done = sum(map(len, chosen.values())), 0
     scored: list[dict[str, _Scored]] = [{} for _ in methods]
     for event in events:
@@ -102,12 +105,13 @@ def score_events(
     return Skill(scored[0], others)
 
 
-def _issues(frames: int, history: int, most: int) -> list[int]:
+def _issues(archive: Archive, event: Event, history: int, most: int) -> list[int]:
     """Return the indices of frames to forecast from, evenly spread: with a history, and something after."""
-    possible = np.arange(history - 1, frames - 1)
-    if not len(possible):
+    grid, possible = archive.grid(event.domain), np.arange(history - 1, len(event.times) - 1)
+    if grid is None or not len(possible):
         return []
-    places = np.linspace(0, len(possible) - 1, min(most, len(possible)))
+    affordable = max(MOST_CELLS // (grid.ny * grid.nx), LEAST_ISSUES)
+    places = np.linspace(0, len(possible) - 1, min(most, affordable, len(possible)))
     return [int(possible[round(place)]) for place in places.tolist()]
 
 

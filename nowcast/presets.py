@@ -34,6 +34,7 @@ PRESETS = (
     "crn_cpu",
     "crn_paper_like",
     "exceedance_cpu",
+    "exceedance_large",
 )
 
 #: Preset behind each name a network goes by as a method: its own, and short for those of CPU size.

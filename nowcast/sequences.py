@@ -28,6 +28,7 @@ from nowcast.errors import NotEnoughFrames
 from nowcast.events import Event
 from nowcast.motion import FRAMES, motion_field
 from nowcast.moving_frame import carried_back, carried_to_issue
+from nowcast.sprog import faded
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ LEAST_OBSERVED, LEAST_RAIN = 0.2, 0.002
 #: Most cells of the issue times of one event; of longer or larger ones every second, third, ... is kept.
 MOST_CELLS = 60_000_000
 
+#: The same where each is to be guessed, which takes as long as all the rest.
+MOST_GUESSED_CELLS = 30_000_000
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -57,6 +61,7 @@ class Shape:
         slots: Number of slots of the truth.
         moving: Whether all is seen from the moving air, see :mod:`nowcast.moving_frame`.
         tile: Side of a tile [cells].
+        guess: Whether what S-PROG forecasts for every slot of the truth follows it. Needs the moving air.
     """
 
     frames: int = 4
@@ -64,6 +69,12 @@ class Shape:
     slots: int = 12
     moving: bool = True
     tile: int = 256
+    guess: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a guess of what stays in place."""
+        if self.guess and not (self.moving and self.frames > 1):
+            raise ValueError("expected sequences in the moving air, as S-PROG is to guess them")
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,8 @@ def prepare(
 
 
 def _prepared(archive: Archive, event: Event, shape: Shape, folder: Path) -> Tiles:
-    facts = [FORMAT, asdict(shape), event.name, event.step_minutes, [files.iso(time) for time in event.times]]
+    told = {key: value for key, value in asdict(shape).items() if key != "guess" or value}
+    facts = [FORMAT, told, event.name, event.step_minutes, [files.iso(time) for time in event.times]]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     index, path = folder / f"{event.name}-{key}.json", folder / f"{event.name}-{key}.npy"
     with files.locked(folder / f".{event.name}.lock"):  # one process prepares, others use what it made
@@ -163,7 +175,8 @@ def _tiles_of(archive: Archive, event: Event, shape: Shape) -> tuple[float, list
     issues = list(_issues(event, shape))
     if grid is None or not issues:
         return 0.0, []
-    every = max(round(len(issues) * grid.ny * grid.nx / MOST_CELLS + 0.49), 1)
+    most = MOST_GUESSED_CELLS if shape.guess else MOST_CELLS
+    every = max(round(len(issues) * grid.ny * grid.nx / most + 0.49), 1)
     tiles: list[Bytes] = []
     frames = _Frames(archive, event.domain)
     for issue in issues[::every]:
@@ -217,9 +230,13 @@ def _sequence(frames: _Frames, event: Event, issue: datetime, shape: Shape) -> B
         motion = motion_field(past[-FRAMES:])
         past = carried_to_issue(past, motion)
         truth = carried_back(truth, motion, [lead for lead, _ in known])
-    whole = np.full((shape.frames + shape.slots, *past.shape[1:]), NOT_OBSERVED, np.uint8)
+    planes = shape.frames + shape.slots * (2 if shape.guess else 1)
+    whole = np.full((planes, *past.shape[1:]), NOT_OBSERVED, np.uint8)
     whole[: shape.frames] = to_bytes(torch.from_numpy(past)).numpy()
     whole[[shape.frames + slot for _, slot in known]] = to_bytes(torch.from_numpy(truth)).numpy()
+    if shape.guess:
+        for (_, slot), guess in zip(_leads(event, shape), faded(past), strict=False):
+            whole[shape.frames + shape.slots + slot] = to_bytes(torch.from_numpy(guess)).numpy()
     return whole
 
 

@@ -68,14 +68,18 @@ class SPROG:
             return Prediction(still.fields, degraded_reason="persistence, as one frame alone shows no motion")
         motion = motion_field(frames[-FRAMES:])
         carried = carried_to_issue(frames[-1 - ORDER :], motion)
-        fields = carried_forward(islice(_faded(carried), leads), motion)
+        fields = carried_forward(islice(faded(carried), leads), motion)
         reason = "" if len(carried) > ORDER else "without tendency, as two frames show none"
         return Prediction(fields, motion.dense(), degraded_reason=reason)
 
 
-def _faded(carried: Array) -> Iterator[Array]:
-    """Yield, for each lead, what is known of the field [dBZ] ``(y, x)`` from frames at the issue time."""
-    cascade = Cascade([_strength(frame) for frame in carried])
+def faded(carried: Array) -> Iterator[Array]:
+    """Yield, for each lead without end, what is known of the field [dBZ] ``(y, x)`` at the issue time's places.
+
+    Args:
+        carried: Frames ``(t, y, x)`` [dBZ] carried to the issue time, of which the last three count.
+    """
+    cascade = Cascade([_strength(frame) for frame in carried[-1 - ORDER :]])
     ranked = Ranked(carried[-1])
     for factors in iterated(autoregression(cascade.autocorrelations())):
         yield ranked.in_order_of(cascade.recomposed(factors))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,8 @@ def train(
         raise UnknownModel(f"expected a network that forecasts frames, {plan.model} does not")
     if (network.frames or 1) > plan.shape.frames:
         raise BadRequest(f"{plan.model} needs {network.frames} frames, the plan has {plan.shape.frames}")
+    if "guess" in network.context:
+        plan = replace(plan, shape=replace(plan.shape, guess=True))
     events = _fitting(find_events(archive), plan)
     tiles = prepare(archive, events, plan.shape, cache or output / "sequences", progress=report)
     hold_out = plan.hold_out

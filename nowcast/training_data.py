@@ -26,6 +26,7 @@ class Batch(TypedDict):
         x: Frames up to the issue time ``(b, t, 1, y, x)`` in [0, 1], not observed as 0.
         observed: Boolean, of the shape of ``x``: where it was observed.
         target: Frames that followed ``(b, slot, 1, y, x)`` in [0, 1].
+        guess: What S-PROG expects of each slot, of the shape of ``target``; without slots if there is none.
         valid: Boolean, of the shape of ``target``: where it was observed; nowhere in a slot without a frame.
         step_minutes: The events' own steps ``(b,)``.
         cell_km: Widths of their cells ``(b,)``.
@@ -38,6 +39,7 @@ class Batch(TypedDict):
     observed: Tensor
     target: Tensor
     valid: Tensor
+    guess: Tensor
     step_minutes: Tensor
     cell_km: Tensor
     weight: Tensor
@@ -85,18 +87,19 @@ class Draws(Dataset[Batch]):
         chosen = int(random.choice(len(self._of_tiles[event]), p=self._of_tiles[event]))
         probability = self._of_events[event] * self._of_tiles[event][chosen]
         row, column = random.integers(0, self.shape.tile - self.crop + 1, 2)
-        kept = self.shape.frames + self.slots
-        square = self.tiles[event].bytes[chosen, :kept, row : row + self.crop, column : column + self.crop]
+        square = self.tiles[event].bytes[chosen, :, row : row + self.crop, column : column + self.crop]
         if self.turned:
             square = np.rot90(square, int(random.integers(4)), (1, 2))
             square = square[:, :, ::-1] if random.integers(2) else square
         values, observed = from_bytes(torch.from_numpy(np.array(square))[:, None])
-        past = self.shape.frames
+        past, end = self.shape.frames, self.shape.frames + self.slots
+        guessed = self.shape.frames + self.shape.slots
         return {
             "x": values[:past],
             "observed": observed[:past],
-            "target": values[past:],
-            "valid": observed[past:],
+            "target": values[past:end],
+            "valid": observed[past:end],
+            "guess": values[guessed : guessed + self.slots],
             "step_minutes": torch.tensor(float(self.tiles[event].step_minutes)),
             "cell_km": torch.tensor(self.tiles[event].cell_km, dtype=torch.float32),
             "weight": torch.tensor(1 / self._count / probability, dtype=torch.float32),

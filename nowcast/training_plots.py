@@ -22,7 +22,7 @@ def plot_curves(rows: Sequence[Mapping[str, float | str]]) -> bytes:
         rows: Rows of its table: ``phase``, ``step`` and columns of :data:`LOSS` and :data:`SCORES`.
     """
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # draws without a display
     loss, score = figure.subplots(1, 2)
     _draw(loss, rows, LOSS)
     _draw(score, rows, SCORES)
@@ -33,7 +33,7 @@ def plot_curves(rows: Sequence[Mapping[str, float | str]]) -> bytes:
     else:
         score.text(0.5, 0.5, "none was held out", ha="center", transform=score.transAxes)
     picture = io.BytesIO()
-    canvas.print_png(picture)
+    figure.savefig(picture, format="png")
     return picture.getvalue()
 
 

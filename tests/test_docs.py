@@ -28,8 +28,8 @@ PACKAGES = ("nowcast", "models", "api", "worker")
 EXTRAS = {"nowcast": ("grib", "geo", "zarr", "network"), "models": ("network",), "api": ("api",)}
 EXTRAS["worker"] = ("worker", "local", *EXTRAS["nowcast"])
 
-#: Nowcast uses OpenCV too, in modules the API never loads.
-EXTRAS["nowcast"] = ("worker", *EXTRAS["nowcast"])
+#: Nowcast uses OpenCV and Lightning too, in modules the API never loads.
+EXTRAS["nowcast"] = ("worker", "train", *EXTRAS["nowcast"])
 
 
 @pytest.fixture(scope="module")

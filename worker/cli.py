@@ -53,7 +53,7 @@ Memory = Annotated[
 
 #: What a person may forecast with, and what becomes of a network without weights.
 NETWORKS_HELP = ", ".join(name for name in NETWORKS if not name.endswith("_cpu"))
-METHODS_HELP = f"auto, persistence, extrapolation, or a network: {NETWORKS_HELP}"
+METHODS_HELP = f"auto, persistence, extrapolation, sprog, or a network: {NETWORKS_HELP}"
 UNTRAINED_HELP = (
     "Left out, those in NOWCAST_WEIGHTS_DIR, or those of the package, or random ones, and the result says so."
 )
@@ -148,6 +148,9 @@ def train(
     batch: Annotated[int, typer.Option(min=1, help="Sequences a step and process.")] = 8,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients are added up.")] = 1,
     crop: Annotated[int, typer.Option(min=16, help="Side of the squares trained on [cells].")] = 128,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Leads of five minutes learnt from.", show_default="all twelve")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another number, other weights.")] = 0,
     precision: Annotated[
         Literal["32-true", "bf16-mixed"], typer.Option(help="Of the arithmetic.")
@@ -175,6 +178,7 @@ def train(
         batch=batch,
         accumulate=accumulate,
         crop=crop,
+        slots=slots,
         seed=seed,
         precision=precision,
         devices=devices,

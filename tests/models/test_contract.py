@@ -13,7 +13,7 @@ SMALL = [name for name in forecasters() if name.endswith("_cpu")]
 RECURRENT = [name for name in SMALL if isinstance(build(PRESETS[name]), RecurrentForecaster)]
 
 #: Networks that forecast without being fed a frame back, for as many leads as they have outputs.
-NEVER_FED = {"convlstm_hourglass_cpu": 99, "unet_cpu": 4}
+NEVER_FED = {"convlstm_hourglass_cpu": 99, "unet_cpu": 4, "exceedance_cpu": 99}
 
 BATCH, FRAMES = 2, 5
 

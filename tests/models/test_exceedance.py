@@ -24,13 +24,12 @@ def rain(batch: int = 2, frames: int = 4, size: int = 32, seed: int = 0) -> torc
 
 
 @torch.inference_mode()
-def test_an_untrained_network_is_extrapolation():
+def test_an_untrained_network_follows_the_guess_and_without_one_the_newest_frame():
     net, x = network(ExceedanceConfig()).eval(), rain()
-    pred = net(x, 3)["pred"]
-    for unit in net.units:
-        now, then = x[:, -1:] >= unit, pred >= unit - 1e-6
-        disagreeing = (now.expand_as(then) != then).float().mean()
-        assert disagreeing < 0.03
+    guess = x[:, -1:].flip(-1).expand(-1, 12, -1, -1, -1)  # the same values in other places
+    for pred, expected in ((net(x, 3)["pred"], x[:, -1:]), (net(x, 3, guess=guess)["pred"], guess[:, :3])):
+        for unit in net.units:
+            assert ((expected >= unit) != (pred >= unit - 1e-6)).float().mean() < 0.02
 
 
 @torch.inference_mode()
@@ -50,7 +49,9 @@ def test_between_two_slots_logits_are_the_mean_of_both_and_beyond_the_last_its_o
     net, x, one = network().eval(), rain(), torch.ones(2)
     with torch.no_grad():
         net.weight.add_(0.3 * torch.randn_like(net.weight))
-    at = net.logits(x, [5.0, 7.5, 10.0, 15.0, 90.0, 1.0], 5 * one, one)
+    frames, guess = x[:, :, 0], x[:, -1:, 0]
+    minutes = [5.0, 7.5, 10.0, 15.0, 90.0, 1.0]
+    at = net.logits(frames, guess.expand(-1, 2, -1, -1), guess.expand(-1, 6, -1, -1), minutes, 5 * one, one)
     torch.testing.assert_close(at[:, 1], (at[:, 0] + at[:, 2]) / 2, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(at[:, 4], at[:, 3])
     torch.testing.assert_close(at[:, 5], at[:, 0])
@@ -59,9 +60,22 @@ def test_between_two_slots_logits_are_the_mean_of_both_and_beyond_the_last_its_o
 @torch.inference_mode()
 def test_step_and_cell_make_a_difference():
     net, x, one = network().eval(), rain(), torch.ones(2)
-    usual = net.logits(x, [5.0], 5 * one, one)
-    assert not torch.allclose(usual, net.logits(x, [5.0], 10 * one, one))
-    assert not torch.allclose(usual, net.logits(x, [5.0], 5 * one, 2 * one))
+    seen = (x[:, :, 0], x[:, -2:, 0], x[:, -1:, 0], [5.0])
+    usual = net.logits(*seen, 5 * one, one)
+    assert not torch.allclose(usual, net.logits(*seen, 10 * one, one))
+    assert not torch.allclose(usual, net.logits(*seen, 5 * one, 2 * one))
+
+
+@torch.inference_mode()
+def test_without_trust_nothing_learnt_counts():
+    net, x = network().eval(), rain()
+    untouched = net(x, 3)["aux"]["probability"]
+    with torch.no_grad():
+        net.weight.add_(torch.randn_like(net.weight))
+        net.trust[1] = 0
+    learnt = net(x, 3)["aux"]["probability"]
+    torch.testing.assert_close(learnt[:, 1], untouched[:, 1], atol=0.02, rtol=0)
+    assert (learnt[:, 0] - untouched[:, 0]).abs().max() > 0.1
 
 
 def test_the_loss_is_the_weighted_cross_entropy_where_the_truth_is_known():
@@ -69,7 +83,8 @@ def test_the_loss_is_the_weighted_cross_entropy_where_the_truth_is_known():
     valid = torch.zeros_like(target, dtype=torch.bool)
     valid[0, 1, :, :16] = True  # one slot of one sample
     loss = net.training_loss(x, target, valid=valid)["loss"]
-    logits = net.logits(x, [10.0], 5 * torch.ones(2), torch.ones(2))[0, 0, :, :16]
+    seen = (x[:, :, 0], x[:, -1:, 0].expand(-1, 2, -1, -1), x[:, -1:, 0], [10.0])
+    logits = net.logits(*seen, 5 * torch.ones(2), torch.ones(2))[0, 0, :, :16]
     exceeded = (target[0, 1, :, :16] >= torch.tensor(net.units)[:, None, None]).float()
     entropy = -(exceeded * logits.sigmoid().log() + (1 - exceeded) * (-logits).sigmoid().log())
     rarity = torch.tensor([0.25**0.5, 1.0, 0.25**-0.5])  # at 10, 20 and 30 dBZ
@@ -128,8 +143,10 @@ def test_matched_fields_have_the_areas_of_the_newest_frame():
 def test_as_a_network_of_planes_it_gives_the_same_probabilities():
     net, x = network().eval(), rain(batch=1)
     planes = Probabilities(net, [5.0, 10.0], step_minutes=5.0, cell_km=1.0)
-    flat = planes(x, planes.planes)["pred"]
-    expected = net(x, 2)["aux"]["probability"].flatten(1, 2)
+    guess = rain(batch=1, frames=3, seed=4)
+    whole = torch.cat([x, guess[:, [2, 2]], guess[:, :2]], dim=1)  # of three slots, the last is the longest
+    flat = planes(whole, planes.planes)["pred"]
+    expected = net(x, 2, guess=guess)["aux"]["probability"].flatten(1, 2)
     torch.testing.assert_close(flat[:, :, 0], expected)
     with pytest.raises(ValueError, match="expected all 6 probabilities"):
         planes(x, 3)

@@ -34,6 +34,7 @@ from nowcast.model_store import Change, Shelf
 from nowcast.motion import motion_field
 from nowcast.moving_frame import carried_to_issue
 from nowcast.network import Network, network
+from nowcast.network_method import Loaded, encoded
 
 Array = NDArray[np.float32]
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -98,7 +99,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, net: nn.Module) -> Network:
 def in_the_moving_frame(net: nn.Module, frames: int = 4) -> Network:
     """A network whose card says that it was trained on what is seen from the moving air."""
     card = Card(PRESETS["convlstm_cpu"], replace(TASK, frames=frames, moving=True))
-    loaded = bridge._Loaded(bridge.Engine(net, torch.device("cpu")), card, "sha256:0", None)
+    loaded = Loaded(bridge.Engine(net, torch.device("cpu")), card, "sha256:0", None)
     return Network("convlstm", loaded, 512)
 
 
@@ -193,7 +194,7 @@ def test_of_more_frames_than_it_wants_a_network_sees_the_last(monkeypatch):
     cube = cube_of(*moving(count=4))
     serve(monkeypatch, net).predict(cube, 1)
     assert net.seen[-1].shape[1] == 2
-    expected = bridge._encoded(cube.values[-2:])
+    expected = encoded(cube.values[-2:])
     assert torch.equal(net.seen[-1][0, :, 0], expected)
 
 
@@ -382,30 +383,31 @@ def test_a_moving_network_that_changes_nothing_is_extrapolation():
 
 
 def test_what_a_moving_network_forecasts_moves_on_by_one_step_a_lead():
-    """The change the network makes is kept: 17.5 dBZ less, three cells further east at every lead."""
+    """Three cells further east at every lead; where the network lets echo die there is none, and the rest has
+    the values of the extrapolated frame."""
     fields = list(in_the_moving_frame(Newest(less=0.25)).predict(cube_of(*moving(3.0)), 3).fields)
     for lead, field in enumerate(fields, start=1):
-        expected = np.maximum(rain(3.0 * lead) - 17.5, -10)
+        expected = np.where(rain(3.0 * lead) > 7.5, rain(3.0 * lead), np.float32(-10))
         inner = np.s_[20:-20, 30:-20]
         assert np.abs(field - expected)[inner].mean() < 0.6
-        assert np.abs(field - np.maximum(rain() - 17.5, -10))[inner].mean() > 2
+        assert np.abs(field - np.where(rain() > 7.5, rain(), -10))[inner].mean() > 2
 
 
 def test_a_moving_network_sees_the_past_where_its_air_is_now():
     net, cube = Newest(), cube_of(*moving(3.0))
     in_the_moving_frame(net).predict(cube, 1)
     seen = net.seen[-1][0, :, 0]
-    assert torch.equal(seen, bridge._encoded(carried_to_issue(cube.values, motion_field(cube.values))))
+    assert torch.equal(seen, encoded(carried_to_issue(cube.values, motion_field(cube.values))))
     inner = np.s_[:, 20:-20, 20:-20]
     still = (seen - seen[-1])[inner].abs().mean()
-    assert still < 0.2 * (bridge._encoded(cube.values) - seen[-1])[inner].abs().mean()
+    assert still < 0.2 * (encoded(cube.values) - seen[-1])[inner].abs().mean()
 
 
 def test_motion_comes_from_all_frames_though_the_network_wants_fewer():
     net, cube = Newest(frames=2), cube_of(*moving(3.0))
     in_the_moving_frame(net, frames=2).predict(cube, 1)
     expected = carried_to_issue(cube.values[-2:], motion_field(cube.values))
-    assert torch.equal(net.seen[-1][0, :, 0], bridge._encoded(expected))
+    assert torch.equal(net.seen[-1][0, :, 0], encoded(expected))
 
 
 def test_a_moving_network_answers_from_one_frame_in_place_and_says_so():
@@ -447,7 +449,7 @@ def test_tiles_of_a_moving_network_give_the_same_fields(tmp_path):
     for field, other in zip(whole, tiled, strict=True):
         np.testing.assert_array_equal(np.isnan(field), np.isnan(other))
         # below, whether a cell is just above no echo or just at it makes a dB of difference once averaged
-        np.testing.assert_allclose(np.maximum(field, 0), np.maximum(other, 0), atol=0.1)
+        np.testing.assert_allclose(np.maximum(field, 0), np.maximum(other, 0), atol=0.5)
 
 
 def digest(folder: Path) -> str:
@@ -528,4 +530,4 @@ def test_a_current_version_that_is_gone_is_an_error(tmp_path):
 def test_a_device_that_is_not_there_is_an_error():
     with pytest.raises(NetworkError, match="expected a CUDA device, as asked for, but PyTorch sees none"):
         network("convlstm", replace(UNTRAINED, device="cuda"))
-    assert network("convlstm", UNTRAINED)._engine.device.type == "cpu"
+    assert network("convlstm", UNTRAINED).engine.device.type == "cpu"

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from models.convlstm import ConvLSTMConfig
+from models.exceedance import ExceedanceConfig
 from models.registry import PRESETS
-from models.unet import UNetConfig
 from nowcast.archive import Archive
 from nowcast.domain import Domain
 from nowcast.frame import normalise
@@ -61,15 +61,17 @@ def use_tiny_networks() -> None:
     """Make the networks of CPU size that are trained here so small that a step takes milliseconds."""
     torch.set_num_threads(1)
     PRESETS["convlstm_cpu"] = ConvLSTMConfig(hidden=(4,))
-    PRESETS["unet_cpu"] = UNetConfig(widths=(4, 8), up=(4,))
+    PRESETS["exceedance_cpu"] = ExceedanceConfig(
+        widths=(4, 8), hidden=8, slots=SHAPE.slots, leads_a_step=SHAPE.slots
+    )
 
 
 def main() -> None:
-    """Train as ``trainable.py ARCHIVE OUTPUT DEVICES BATCH STEPS`` says: Lightning starts it once a process."""
+    """Train as ``ARCHIVE OUTPUT DEVICES BATCH STEPS`` say: Lightning starts this once a process."""
     use_tiny_networks()
     root, output = map(Path, sys.argv[1:3])
     devices, batch, steps = map(int, sys.argv[3:])
-    plan = Plan("unet", steps=steps, shape=SHAPE, hold_out=(), devices=devices, batch=batch, crop=32)
+    plan = Plan("exceedance", steps=steps, shape=SHAPE, hold_out=(), devices=devices, batch=batch, crop=32)
     train(Archive(root), output, plan)
 
 
