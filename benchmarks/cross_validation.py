@@ -1,8 +1,8 @@
-"""Cross-validation on training events: how wide exceedance's areas are to be, and the prior of the gate.
+"""Cross-validation on training events: how far exceedance is to be trusted, and the prior of the gate.
 
-Each fold of events is forecast by a network that learnt from the others. What the factors of its areas score
-chooses them; what it then scores beside extrapolation and S-PROG is what the gate knows before a domain has
-scores of its own. No event of validation has a part in it.
+Each fold of events is forecast by a network that learnt from the others. How much of what it learnt counts,
+and how wide its areas are, is chosen by what they score; what it then scores beside extrapolation and S-PROG
+is what the gate knows before a domain has scores of its own. No event of validation has a part in it.
 
     python -m benchmarks cross_validation --data DATA --runs RUNS [--steps N] [--issues K]
 """
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from models.checkpoint import load, save
 from models.exceedance import Exceedance
+from models.normalisation import to_unit
 from nowcast import files
 from nowcast.archive import Archive
 from nowcast.cases import Cases
 from nowcast.compute import Compute
-from nowcast.evaluation import ArchivedFrames, _issues, score_events
+from nowcast.evaluation import ArchivedFrames, issue_indices, score_events
 from nowcast.events import Event, find_events
-from nowcast.exceedance_method import ExceedanceNetwork
+from nowcast.exceedance_method import ExceedanceNetwork, Probable
 from nowcast.extrapolation import Extrapolation
 from nowcast.gate import counts_of
 from nowcast.network import network
@@ -56,8 +57,9 @@ FOLDS = {
     ),
 }
 
-#: Factors of the area that are tried.
+#: Factors of the area, and shares of what was learnt, that are tried together.
 FACTORS = (0.9, 1.0, 1.1, 1.2, 1.3)
+TRUSTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 #: Frequency bias [ratio of areas] that a factor may lead to at most, all events together.
 MOST_BIAS = 1.2
@@ -78,59 +80,75 @@ def plan(fold: str, steps: int) -> Plan:
 
 
 def counted(method: ExceedanceNetwork, archive: Archive, event: Event, issues: int) -> Counts:
-    """Return what each factor scores on an event."""
+    """Return what each trust and factor scores on an event."""
     steps = 60 // event.step_minutes
     cases = Cases(ArchivedFrames(archive, event), history=4, steps=steps)
     thresholds = np.float32(JUDGED_DBZ)
-    places = [int(np.flatnonzero(method.thresholds_dbz == dbz)[0]) for dbz in thresholds]
     counts: Counts = {}
-    for index in _issues(archive, event, 4, issues):
+    for index in issue_indices(archive, event, 4, issues):
         case = cases.at(index)
         for lead, one in enumerate(method.probabilities(case.cube, steps), start=1):
             if (truth := case.truths.get(lead)) is None:
                 continue
-            observed, covered = ~np.isnan(truth), ~np.isnan(one.extrapolated)
-            fields = [np.nan_to_num(one.extrapolated, nan=-10)]
-            areas = [int((fields[0] >= dbz).sum()) for dbz in thresholds]
-            ordered = [np.sort(one.probability[place][covered])[::-1] for place in places]
-            for factor in FACTORS:
-                field = np.full_like(truth, -10)
-                for place, dbz, area, cells in zip(places, thresholds, areas, ordered, strict=True):
-                    wanted = min(round(factor * area), len(cells))
-                    if wanted:
-                        field[covered & (one.probability[place] >= cells[wanted - 1])] = dbz
-                fields.append(field)
+            fields = [np.nan_to_num(one.extrapolated, nan=-10), *_fields(method, one)]
+            observed = ~np.isnan(truth)
             rows = [contingency_counts(field, truth, observed, thresholds) for field in fields]
             counts[one.minutes] = counts.get(one.minutes, 0) + np.asarray(rows, np.float64)
     return counts
 
 
-def chosen_areas(by_event: Mapping[str, Counts], slots: int, slot_minutes: float) -> NDArray[np.float32]:
-    """Return the factor ``(slot, threshold)`` with the largest mean gain over extrapolation, event by event.
+def _fields(method: ExceedanceNetwork, one: Probable) -> Iterator[NDArray[np.float32]]:
+    """Yield for every trust and factor a field that reaches thresholds where the service's would."""
+    places = [int(np.flatnonzero(method.thresholds_dbz == dbz)[0]) for dbz in JUDGED_DBZ]
+    covered = ~np.isnan(one.extrapolated)
+    areas = [int((one.extrapolated[covered] >= dbz).sum()) for dbz in JUDGED_DBZ]
+    unit = to_unit(torch.from_numpy(one.guess[covered])[None, None, None])[0]
+    with torch.inference_mode():
+        guessed = method.exceedance.guessed_logits(unit, [one.minutes])[0, 0, :, 0].numpy()
+    learnt = np.clip(one.probability[:, covered], 1e-7, 1 - 1e-7)
+    learnt = np.log(learnt / (1 - learnt))
+    for trust in TRUSTS:
+        logits = guessed[places] + trust * (learnt[places] - guessed[places])
+        ordered = np.sort(logits, axis=1)[:, ::-1]
+        for factor in FACTORS:
+            reached = np.full(logits.shape[1], -10, np.float32)
+            for k, dbz in enumerate(JUDGED_DBZ):
+                if wanted := min(round(factor * areas[k]), logits.shape[1]):
+                    reached[logits[k] >= ordered[k, wanted - 1]] = dbz
+            field = np.full(covered.shape, -10, np.float32)
+            field[covered] = reached
+            yield field
 
-    Factors do not fall with lead, and keep the frequency bias of all events below :data:`MOST_BIAS`; 1 is
-    always allowed.
+
+def chosen(by_event: Mapping[str, Counts], slots: int, slot_minutes: float) -> NDArray[np.float32]:
+    """Return trust and factor ``(2, slot, threshold)`` with the largest mean gain over extrapolation.
+
+    The mean is over events, whichever their size. Neither falls with lead in more than one step of the
+    tables; the frequency bias of all events stays below :data:`MOST_BIAS`, or the factor at 1.
     """
-    areas = np.ones((slots, len(JUDGED_DBZ)), np.float32)
-    for slot in range(slots):
-        minutes = slot_minutes * (slot + 1)
-        known = [counts[minutes] for counts in by_event.values() if minutes in counts]
-        for k in range(len(JUDGED_DBZ)):
-            having = [counts[:, :, k] for counts in known if counts[0, :2, k].sum() >= LEAST_CELLS]
-            before = areas[slot - 1, k] if slot else FACTORS[0]
-            areas[slot, k] = _best(having, before) if having else max(before, 1.0)
-    return areas
+    table = np.ones((2, slots, len(JUDGED_DBZ)), np.float32)
+    for k in range(len(JUDGED_DBZ)):
+        for slot in range(slots):
+            near = [slot_minutes * (slot + 1 + d) for d in (-1, 0, 1)]  # neighbours steady the choice
+            having = [
+                counts[minutes][:, :, k]
+                for counts in by_event.values()
+                for minutes in near
+                if minutes in counts and counts[minutes][0, :2, k].sum() >= LEAST_CELLS
+            ]
+            table[:, slot, k] = _best(having) if having else table[:, slot - 1, k]
+    return table
 
 
-def _best(having: Sequence[NDArray[np.float64]], before: float) -> float:
-    """Return the best factor, at least that of the lead before; ``having`` counts ``(factor + 1, 3)``."""
-    csi = np.stack([counts[:, 0] / counts.sum(1) for counts in having])  # (event, factor + 1)
+def _best(having: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Return the best trust and factor, given counts ``(1 + trust x factor, 3)``."""
+    csi = np.stack([counts[:, 0] / counts.sum(1) for counts in having])
     gain = (csi[:, 1:] / np.maximum(csi[:, :1], 1e-3)).mean(0)
     shares = sum(counts / counts[0, :2].sum() for counts in having)  # every event the same weight
     bias = (shares[1:, 0] + shares[1:, 2]) / len(having)
-    factors = np.asarray(FACTORS)
-    allowed = (factors >= before - 1e-6) & ((bias <= MOST_BIAS) | (factors <= max(before, 1.0)))
-    return float(factors[np.where(allowed, gain, -1).argmax()])
+    trusts, factors = (each.ravel() for each in np.meshgrid(TRUSTS, FACTORS, indexing="ij"))
+    best = np.where((bias <= MOST_BIAS) | (factors == 1), gain, -1).argmax()
+    return float(trusts[best]), float(factors[best])
 
 
 def at_all_thresholds(areas: NDArray[np.float32], thresholds_dbz: NDArray[np.float32]) -> torch.Tensor:
@@ -140,12 +158,13 @@ def at_all_thresholds(areas: NDArray[np.float32], thresholds_dbz: NDArray[np.flo
     )
 
 
-def with_areas(folder: Path, areas: NDArray[np.float32]) -> None:
-    """Put areas into a checkpoint."""
+def with_table(folder: Path, table: NDArray[np.float32]) -> None:
+    """Put trust and factors into a checkpoint."""
     checkpoint = load(folder)
     net = checkpoint.network
     assert isinstance(net, Exceedance)
-    net.areas = at_all_thresholds(areas, np.float32(net.config.thresholds_dbz))
+    thresholds = np.float32(net.config.thresholds_dbz)
+    net.trust, net.areas = (at_all_thresholds(part, thresholds) for part in table)
     save(folder, net, checkpoint.card)
 
 
@@ -193,12 +212,12 @@ def main() -> None:
                 float(lead): np.asarray(rows) for lead, rows in files.read_json(piece).items()
             }
             print(fold, event.name, flush=True)
-    areas = chosen_areas(by_event, 12, 5.0)
-    print(areas)
-    files.write_json(arguments.runs / "areas.json", areas.tolist())
+    table = chosen(by_event, 12, 5.0)
+    print("trust", table[0], "factor", table[1], sep="\n")
+    files.write_json(arguments.runs / "table.json", table.tolist())
     skills = []
     for fold in FOLDS:
-        with_areas(arguments.runs / fold, areas)
+        with_table(arguments.runs / fold, table)
         method = network("exceedance", Compute(weights=arguments.runs / fold))
         events = list(_events(archive, fold))
         references = (Extrapolation(), SPROG())

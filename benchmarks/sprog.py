@@ -3,9 +3,10 @@
 Run ``python -m benchmarks.sprog [--issues N] [--json PATH]``. All get the same frames in dBZ. pysteps is run
 twice: as its users run it, along its own Lucas-Kanade motion, and along our motion, which leaves the cascade
 alone to differ. CSI is pooled over issue times spread over the event; a forecast pixel without value counts
-as no echo, and a pixel counts where the truth is observed. Exit status is 1 where CSI falls short of pysteps
-as its users run it, or time exceeds the target; cells where it falls short of pysteps along our motion are
-marked, no more. Without pysteps our figures alone are printed, and that is said.
+as no echo, and a pixel counts where the truth is observed. Cells of few hits are not judged. Exit status is 1
+where CSI falls short of pysteps as its users run it, or time or memory exceeds its target; cells where it
+falls short of pysteps along our motion are marked, no more. Without pysteps our figures alone are printed,
+and that is said.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ EVENTS = (
     Event("Brisbane", "train/bom_rf3/66_brisbane_c10_20201031", 10, SCORED_MINUTES),
     Event("Netherlands", "train/knmi_rap_20100826", 5, SCORED_MINUTES),
 )
+
+#: Pixels some method must hit for a cell of the table to count: fewer are the luck of one core of rain.
+LEAST_HITS = 100
 
 #: Leads of the forecast that is measured for memory: an hour of five minutes each.
 LEADS = 12
@@ -120,6 +124,7 @@ def measure(event: Event, issues: int) -> dict[str, Any]:
         "issue_times": issues,
         "minutes": event.scored_minutes,
         "csi": {name: csi(table) for name, table in counts.items()},
+        "hits": {name: table[..., 0].tolist() for name, table in counts.items()},
         "bias": {name: bias(table) for name, table in counts.items()},
         "seconds": {name: float(np.median(taken)) for name, taken in seconds.items()},
     }
@@ -144,8 +149,11 @@ def show_event(result: dict[str, Any]) -> bool:
         for t, threshold in enumerate(THRESHOLDS_DBZ):
             cells = "".join(f"{_cell(result, name, k, t):>22}" for name in names)
             short = [name for name in (USED, SAME_MOTION) if _is_short(skill, name, k, t)]
-            met &= USED not in short
             verdict = "  short of " + " and ".join(short) if short else "  pass"
+            if max(hits[k][t] for hits in result["hits"].values()) < LEAST_HITS:
+                verdict = "  too few hits"
+            elif USED in short:
+                met = False
             print(f"{minutes:>4}min{threshold:>5g}{cells}{verdict if USED in names else ''}")
     print(f"{'median':>12}" + "".join(f"{result['seconds'][name]:>20.3f} s" for name in names), end="")
     if USED in names:
@@ -197,7 +205,7 @@ def _memory_mb(field: str) -> float:
 def main() -> None:
     """Measure, print tables, write JSON; exit 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--issues", type=int, default=5, help="issue times of each event (default 5)")
+    parser.add_argument("--issues", type=int, default=8, help="issue times of each event (default 8)")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

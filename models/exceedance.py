@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,7 +43,8 @@ class ExceedanceConfig:
 
     Attributes:
         frames: Frames it looks back on.
-        widths: Channels on each level, from full resolution down.
+        coarseness: Side [cells] of the squares the network sees; guesses keep the full resolution.
+        widths: Channels on each level, from those squares down.
         hidden: Channels the probabilities of all leads are read from.
         slots: Number of lead times it learns.
         slot_minutes: Time between them.
@@ -54,8 +56,9 @@ class ExceedanceConfig:
     """
 
     frames: int = 4
-    widths: tuple[int, ...] = (12, 24, 40, 56, 56)
-    hidden: int = 48
+    coarseness: int = 4
+    widths: tuple[int, ...] = (32, 48, 64)
+    hidden: int = 64
     slots: int = 12
     slot_minutes: float = 5.0
     thresholds_dbz: tuple[float, ...] = (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0)
@@ -63,7 +66,8 @@ class ExceedanceConfig:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        least = min(*self.widths, self.frames, self.hidden, self.slots, self.leads_a_step, 1)
+        sizes = (self.frames, self.hidden, self.slots, self.leads_a_step, self.coarseness)
+        least = min(*self.widths, *sizes, 1)
         if len(self.widths) < 2 or least < 1:
             raise ValueError(f"expected at least two levels and positive sizes, got {self}")
         steps = zip(self.thresholds_dbz, self.thresholds_dbz[1:], strict=False)
@@ -81,10 +85,11 @@ class Exceedance(Forecaster):
         P_{lk} = \sigma(s_{lk}\, g(G_l - Z_k) + b_{lk} + t_{lk}\, w_{lk} \cdot h), \quad
         g(u) = \frac{u'}{1 + |u'| / 5}, \; u' = u / 3\,\mathrm{dBZ},
 
-    with h = SiLU(W F) of the features F of the decoder's upper levels, of the frames and guesses. It looks
-    once for all leads; s, b and w are of each slot, for leads between two slots interpolated, beyond the last
-    the last's. At the start w is next to nothing: the order of the cells is that of the guess. The step and
-    the cell of the grid are told as two constant channels.
+    with h = SiLU(W F) of the features F of the decoder's upper levels, of the frames and guesses. It sees the
+    mean and the largest value of squares, as what can be known of growth and decay is of that scale at best,
+    and looks once for all leads. s, b and w are of each slot, for leads between two slots interpolated,
+    beyond the last the last's. At the start w is next to nothing: the order of the cells is that of the
+    guess. The step and the cell of the grid are told as two constant channels.
 
     The network is meant for frames and guesses seen from the moving air, where a cell's surroundings are what
     tells of its future.
@@ -117,8 +122,8 @@ class Exceedance(Forecaster):
         super().__init__()
         self.config = config
         self.frames = config.frames
-        self.stride = 2 ** (len(config.widths) - 1)
-        widths, seen = config.widths, config.frames + len(SHOWN_MINUTES)
+        self.stride = config.coarseness * 2 ** (len(config.widths) - 1)
+        widths, seen = config.widths, 2 * (config.frames + len(SHOWN_MINUTES))
         entering = (seen + 2, *widths[:-1])
         self.down = nn.ModuleList(_Block(i, o) for i, o in zip(entering, widths, strict=True))
         pairs = zip(widths[:0:-1], widths[-2::-1], strict=True)
@@ -152,17 +157,16 @@ class Exceedance(Forecaster):
             step_minutes: Time between the frames ``(b,)``.
             cell_km: Width of the cells ``(b,)``.
         """
-        frames = x[:, -self.config.frames :]
-        seen = INPUT_SCALE * torch.cat([frames, shown], dim=1)
-        hidden = functional.silu(self.mix(self._features(seen, step_minutes, cell_km)))
-        slope, bias, weight, trust = self._at(minutes)
-        weight = weight * trust[..., None]
-        learnt = functional.conv2d(hidden, weight.flatten(0, 1)[..., None, None])
-        learnt = learnt.view(len(x), len(minutes), -1, *x.shape[-2:])
+        learnt = self._learnt_logits(x, shown, minutes, step_minutes, cell_km, self.config.coarseness)
+        return self.guessed_logits(guess, minutes) + learnt
+
+    def guessed_logits(self, guess: Tensor, minutes: Sequence[float]) -> Tensor:
+        """Return the logits ``(b, lead, k, y, x)`` that follow from guesses ``(b, lead, y, x)`` alone."""
+        slope, bias, _, _ = self._at(minutes)
         above = guess[:, :, None] - guess.new_tensor(self.units)[:, None, None]
         above = above * ((HIGH_DBZ - LOW_DBZ) / SOFTNESS_DBZ)
         above = above / (1 + above.abs() / SOFT_LIMIT)
-        return above * slope[..., None, None] + bias[..., None, None] + learnt
+        return above * slope[..., None, None] + bias[..., None, None]
 
     def forward(
         self,
@@ -191,8 +195,8 @@ class Exceedance(Forecaster):
             cell_km: Width of the cells ``(b,)``; 1 km if left out.
         """
         self._check(x, horizon, teacher, teacher_mask)
-        logits = self._of_slots(x, range(horizon), guess, step_minutes, cell_km)
-        probability = nested(logits.sigmoid())
+        inputs = self._of_slots(x, range(horizon), guess, step_minutes, cell_km)
+        probability = nested(self.logits(*inputs).sigmoid())[..., : x.shape[-2], : x.shape[-1]]
         pred = matched(probability, x[:, -1], self.units)
         return {"pred": pred, "aux": {"probability": probability}}
 
@@ -221,13 +225,21 @@ class Exceedance(Forecaster):
         known = known if len(known) else known.new_zeros(1)  # a loss of 0 is still a loss
         order = torch.randperm(len(known), generator=generator)[: self.config.leads_a_step]
         slots = known[order.to(known.device)].sort().values
-        logits = self._of_slots(x, slots.tolist(), guess, step_minutes, cell_km).float()
-        reached = target[:, slots] >= target.new_tensor(self.units)[:, None, None]
+        inputs = self._of_slots(x, slots.tolist(), guess, step_minutes, cell_km)
+        target, counted = (pad_to_multiple(each[:, slots, 0], self.stride) for each in (target, valid))
+        # One cell of each square is looked at: its neighbours tell little more, and take as long.
+        every = 2 if self.config.coarseness % 2 == 0 else 1
+        row, column = torch.randint(every, (2,), generator=generator).tolist()
+        where = np.s_[..., row::every, column::every]
+        learnt = self._learnt_logits(*inputs[:2], *inputs[3:], self.config.coarseness // every)
+        logits = (self.guessed_logits(inputs[2][where], inputs[3]) + learnt).float()
+        reached = target[where][:, :, None] >= target.new_tensor(self.units)[:, None, None]
         loss = functional.binary_cross_entropy_with_logits(logits, reached.to(logits), reduction="none")
-        weighted = (loss * self._loss_weights(loss)[:, None, None]).mean(2, keepdim=True)
-        plain = loss.detach().mean(2, keepdim=True)
-        counted = valid[:, slots]
-        return {"loss": masked_mean(weighted, counted), "cross_entropy": masked_mean(plain, counted)}
+        weighted, counted = (loss * self._loss_weights(loss)[:, None, None]).mean(2), counted[where]
+        return {
+            "loss": masked_mean(weighted, counted),
+            "cross_entropy": masked_mean(loss.detach().mean(2), counted),
+        }
 
     @property
     def units(self) -> tuple[float, ...]:
@@ -241,9 +253,8 @@ class Exceedance(Forecaster):
         guess: Tensor | None,
         step_minutes: Tensor | None,
         cell_km: Tensor | None,
-    ) -> Tensor:
-        """Return the logits of slots, counted from 0, on the grid of ``x``."""
-        height, width = x.shape[-2:]
+    ) -> tuple[Tensor, Tensor, Tensor, list[float], Tensor, Tensor]:
+        """Return what :meth:`logits` takes for slots, counted from 0, padded."""
         if guess is None or not guess.shape[1]:
             guess = x[:, -1:].expand(-1, self.config.slots, -1, -1, -1)
         step = x.new_full((len(x),), USUAL_STEP_MINUTES) if step_minutes is None else step_minutes
@@ -253,8 +264,27 @@ class Exceedance(Forecaster):
         shown = [min(round(minutes / self.config.slot_minutes) - 1, last) for minutes in SHOWN_MINUTES]
         asked = [min(slot, last) for slot in slots]
         minutes = [self.config.slot_minutes * (slot + 1) for slot in slots]
-        logits = self.logits(frames, guesses[:, shown], guesses[:, asked], minutes, step, cell)
-        return logits[..., :height, :width]
+        return frames, guesses[:, shown], guesses[:, asked], minutes, step, cell
+
+    def _learnt_logits(
+        self,
+        x: Tensor,
+        shown: Tensor,
+        minutes: Sequence[float],
+        step_minutes: Tensor,
+        cell_km: Tensor,
+        times: int,
+    ) -> Tensor:
+        """Return what the network adds to logits, ``times`` as fine as what it sees; see :meth:`logits`."""
+        side = self.config.coarseness
+        seen = INPUT_SCALE * torch.cat([x[:, -self.config.frames :], shown], dim=1)
+        seen = torch.cat([functional.avg_pool2d(seen, side), functional.max_pool2d(seen, side)], dim=1)
+        hidden = functional.silu(self.mix(self._features(seen, step_minutes, cell_km)))
+        _, _, weight, trust = self._at(minutes)
+        weight = weight * trust[..., None]
+        learnt = functional.conv2d(hidden, weight.flatten(0, 1)[..., None, None])
+        learnt = _enlarged(learnt, times)
+        return learnt.view(len(x), len(minutes), -1, *learnt.shape[-2:])
 
     def _at(self, minutes: Sequence[float]) -> tuple[Tensor, ...]:
         """Return slope, bias, weight and trust of lead times, each ``(lead, threshold, ...)``."""
@@ -330,7 +360,8 @@ class Probabilities(nn.Module):
         if planes != self.planes:
             raise ValueError(f"expected all {self.planes} probabilities to be asked for, got {planes}")
         step, cell = self.told[:1].expand(len(x)), self.told[1:].expand(len(x))
-        frames, shown, guess = pad_to_multiple(x[:, :, 0], self.stride).split(self._parts, dim=1)
+        padded = pad_to_multiple(x[:, :, 0], self.stride)
+        frames, shown, guess = torch.split(padded, list(self._parts), dim=1)
         logits = self.network.logits(frames, shown, guess, self.minutes, step, cell)
         logits = logits[..., : x.shape[-2], : x.shape[-1]]
         return {"pred": nested(logits.sigmoid()).flatten(1, 2)[:, :, None], "aux": {}}

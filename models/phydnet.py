@@ -251,9 +251,20 @@ class PhyDNet(StepwiseForecaster):
         progress: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Return the loss of all steps, those of the warm-up included, plus that of the filters' moments."""
-        losses = super().training_loss(x, target, valid=valid, progress=progress, generator=generator)
+        """Return the loss of all steps, those of the warm-up included, plus that of the filters' moments.
+
+        Convention: samples without echo in ``x`` are left out. Their derivatives are the same everywhere, and
+        normalising what does not vary multiplies gradients by some hundred at every step: after sixteen they
+        are not finite.
+        """
         moments = self.physical.moment_loss()
+        wet = x.flatten(1).amax(1) > 0
+        if not wet.any():
+            still = torch.zeros_like(moments)
+            return {"loss": self.config.moment_weight * moments, "mse": still, "moments": moments.detach()}
+        x, target = x[wet], target[wet]
+        valid = None if valid is None else valid[wet]
+        losses = super().training_loss(x, target, valid=valid, progress=progress, generator=generator)
         return {
             "loss": losses["loss"] + self.config.moment_weight * moments,
             "mse": losses["mse"],

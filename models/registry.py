@@ -82,7 +82,7 @@ PRESETS: dict[str, Any] = {
     "crn_cpu": CRNConfig(bias=False),
     "crn_paper_like": CRNConfig(hidden=(128, 128)),
     "exceedance_cpu": ExceedanceConfig(),
-    "exceedance_large": ExceedanceConfig(widths=(32, 64, 128, 256, 256), hidden=128),
+    "exceedance_large": ExceedanceConfig(coarseness=2, widths=(64, 128, 256, 256), hidden=128),
     "fanet_cpu": FANetConfig(),
     "fanet_paper": FANetConfig(
         widths=(64, 128, 256, 512),

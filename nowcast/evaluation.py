@@ -81,7 +81,7 @@ def score_events(
     """
     methods = [candidate, *references]
     history = max(HISTORY, *(getattr(method, "frames", None) or 0 for method in methods))
-    chosen = {event.name: _issues(archive, event, history, most) for event in events}
+    chosen = {event.name: issue_indices(archive, event, history, most) for event in events}
     total, done = sum(map(len, chosen.values())), 0
     scored: list[dict[str, _Scored]] = [{} for _ in methods]
     for event in events:
@@ -105,7 +105,7 @@ def score_events(
     return Skill(scored[0], others)
 
 
-def _issues(archive: Archive, event: Event, history: int, most: int) -> list[int]:
+def issue_indices(archive: Archive, event: Event, history: int, most: int) -> list[int]:
     """Return the indices of frames to forecast from, evenly spread: with a history, and something after."""
     grid, possible = archive.grid(event.domain), np.arange(history - 1, len(event.times) - 1)
     if grid is None or not len(possible):

@@ -32,11 +32,13 @@ class Probable:
         minutes: The lead time.
         probability: Of reaching each threshold ``(k, y, x)``; 0 where nothing is known.
         extrapolated: The newest frame carried to the lead [dBZ] ``(y, x)``, NaN = not covered.
+        guess: The first guess, carried there [dBZ] ``(y, x)``.
     """
 
     minutes: float
     probability: Array
     extrapolated: Array
+    guess: Array
 
 
 class ExceedanceNetwork(Network):
@@ -117,4 +119,5 @@ class ExceedanceNetwork(Network):
             for lead, probability in enumerate(by_lead, start=first + 1):
                 displacement = trajectory.displacement(lead)
                 carried = carried_planes(probability, displacement)
-                yield Probable(step * lead, carried, carrier.carry(displacement))
+                guess = Carrier(guesses[lead]).carry(displacement)
+                yield Probable(step * lead, carried, carrier.carry(displacement), guess)

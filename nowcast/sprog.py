@@ -74,7 +74,7 @@ class SPROG:
 
 
 def faded(carried: Array) -> Iterator[Array]:
-    """Yield, for each lead without end, what is known of the field [dBZ] ``(y, x)`` at the issue time's places.
+    """Yield, for each lead without end, what is known of the field [dBZ] ``(y, x)`` in the moving air.
 
     Args:
         carried: Frames ``(t, y, x)`` [dBZ] carried to the issue time, of which the last three count.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.exceedance import Exceedance, ExceedanceConfig, Probabilities, field_of, matched, nested
 from models.normalisation import to_unit
 
-SMALL = ExceedanceConfig(widths=(4, 8), hidden=8, slots=3, thresholds_dbz=(10.0, 20.0, 30.0))
+SMALL = ExceedanceConfig(coarseness=2, widths=(4, 8), hidden=8, slots=3, thresholds_dbz=(10.0, 20.0, 30.0))
 
 
 def network(config: ExceedanceConfig = SMALL) -> Exceedance:
@@ -79,7 +81,7 @@ def test_without_trust_nothing_learnt_counts():
 
 
 def test_the_loss_is_the_weighted_cross_entropy_where_the_truth_is_known():
-    net, x, target = network(), rain(), rain(frames=3, seed=1)
+    net, x, target = network(replace(SMALL, coarseness=1)), rain(), rain(frames=3, seed=1)
     valid = torch.zeros_like(target, dtype=torch.bool)
     valid[0, 1, :, :16] = True  # one slot of one sample
     loss = net.training_loss(x, target, valid=valid)["loss"]

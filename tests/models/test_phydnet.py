@@ -245,3 +245,19 @@ def test_each_step_is_averaged_over_what_was_observed_of_it():
     assert net.frame_loss(forecast, truth, valid).item() == pytest.approx(2.5 + 1)
     assert net.frame_loss(forecast, truth, None).item() == pytest.approx(30 / 4 + 84 / 4)
     assert net.frame_loss(forecast, truth, torch.zeros_like(valid)).item() == 0
+
+
+def test_samples_without_echo_do_not_break_the_gradient():
+    """Normalising what does not vary makes gradients explode from step to step."""
+    torch.manual_seed(0)
+    net = PhyDNet(PhyDNetConfig())
+    x = torch.zeros(2, 4, 1, 32, 32)
+    x[1, :, :, 8:20, 5:25] = 0.6
+    target = x[:, :1].repeat(1, 12, 1, 1, 1)
+    alone = net.training_loss(x[1:], target[1:])["loss"]
+    loss = net.training_loss(x, target)["loss"]
+    torch.testing.assert_close(loss, alone)
+    loss.backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters() if p.grad is not None)
+    dry = net.training_loss(x[:1], target[:1])
+    torch.testing.assert_close(dry["loss"].detach(), net.config.moment_weight * dry["moments"])

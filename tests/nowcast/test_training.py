@@ -144,7 +144,7 @@ def test_events_held_out_are_not_learnt_from(archive: Archive, unbroken: Path) -
 
 
 def test_learning_lowers_the_loss(archive: Archive, tmp_path: Path) -> None:
-    trained = train(archive, tmp_path, replace(PLAIN, steps=80))
+    trained = train(archive, tmp_path, replace(PLAIN, model="convlstm", steps=80))
     draws = Draws(trained.learnt, SHAPE, crop=32, seed=1)
     batch = torch.utils.data.default_collate([draws[number] for number in range(32)])
 
@@ -152,7 +152,8 @@ def test_learning_lowers_the_loss(archive: Archive, tmp_path: Path) -> None:
         learning = Learning(network, Recipe(), steps=1, seed=0, folder=tmp_path, monitored=False)  # type: ignore[arg-type]
         return learning.loss_of(batch, 0)["loss"].item()
 
-    assert loss(trained.network) < 0.8 * loss(build(PRESETS["exceedance_cpu"]))
+    torch.manual_seed(1)
+    assert loss(trained.network) < 0.7 * loss(build(PRESETS["convlstm_cpu"]))
 
 
 def test_a_batch_of_nan_stops_the_training_and_is_kept(
