@@ -61,7 +61,7 @@ $(VENV)/.installed: $(VENV)/.created $(REQUIREMENTS)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.created $(REQUIREMENTS)
-	@echo "Installing the service and what its tests need into $(VENV) (2.0 GB, minutes the first time)"
+	@echo "Installing the service and what its tests need into $(VENV) (2.3 GB, minutes the first time)"
 	@$(call install,'.[test]')
 	@touch $@ $(VENV)/.installed
 

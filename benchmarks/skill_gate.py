@@ -183,7 +183,7 @@ def gate_sections(verdict: Verdict) -> Iterator[Section]:
         ),
     )
     yield Section(
-        f"What is asked of {verdict.candidate}",
+        f"What is asked of {verdict.candidate} beside {better}",
         ("asked", "found", "verdict"),
         tuple((one.asked, one.found, "PASS" if one.met else "**FAIL**") for one in verdict.criteria),
     )

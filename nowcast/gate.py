@@ -113,7 +113,8 @@ def choose(prior: Evidence, live: Evidence, lead_minutes: Sequence[int], *, befo
     threshold that was never observed is left out. A method is fit to be served where its
     score is above extrapolation's by :data:`MARGIN`, or above it at all if it was served before, and where
     its CSI is at no threshold more than :data:`MOST_LOSS` below. Of several, the one with the largest gain is
-    served, unless the one served before is within :data:`MARGIN` of it.
+    served, unless the one served before, or at the lead before, is within :data:`MARGIN` of it. A network
+    takes longer and needs more than others: it must be ahead of them by :data:`MARGIN`.
 
     Args:
         prior: Scores from elsewhere, worth at most :data:`PRIOR_EVENTS` event pixels.
@@ -123,7 +124,7 @@ def choose(prior: Evidence, live: Evidence, lead_minutes: Sequence[int], *, befo
     """
     served = {choice.lead_minutes: choice.method for choice in before}
     methods = sorted({method for method, _ in (*prior, *live)} - {EXTRAPOLATION})
-    choices = []
+    choices, last = [], ""
     for lead in lead_minutes:
         gains, worth = {}, {EXTRAPOLATION: 0.0}
         for method in methods:
@@ -134,8 +135,10 @@ def choose(prior: Evidence, live: Evidence, lead_minutes: Sequence[int], *, befo
             gains[method] = gain
             was_served = served.get(lead) == method
             if worst >= -MOST_LOSS and gain > (0.0 if was_served else MARGIN):
-                worth[method] = gain + (MARGIN if was_served else 0.0)
+                kept = was_served or method == last
+                worth[method] = gain + MARGIN * (kept - (method in NETWORKS))
         ranking = sorted(worth, key=lambda name: -worth[name])
+        last = ranking[0]
         choices.append(Choice(lead, tuple(ranking), gains))
     return tuple(choices)
 
