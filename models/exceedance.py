@@ -226,13 +226,15 @@ class Exceedance(Forecaster):
         order = torch.randperm(len(known), generator=generator)[: self.config.leads_a_step]
         slots = known[order.to(known.device)].sort().values
         inputs = self._of_slots(x, slots.tolist(), guess, step_minutes, cell_km)
+        frames, shown, guess, minutes, step_minutes, cell_km = inputs
         target, counted = (pad_to_multiple(each[:, slots, 0], self.stride) for each in (target, valid))
         # One cell of each square is looked at: its neighbours tell little more, and take as long.
         every = 2 if self.config.coarseness % 2 == 0 else 1
         row, column = torch.randint(every, (2,), generator=generator).tolist()
         where = np.s_[..., row::every, column::every]
-        learnt = self._learnt_logits(*inputs[:2], *inputs[3:], self.config.coarseness // every)
-        logits = (self.guessed_logits(inputs[2][where], inputs[3]) + learnt).float()
+        fineness = self.config.coarseness // every
+        learnt = self._learnt_logits(frames, shown, minutes, step_minutes, cell_km, fineness)
+        logits = (self.guessed_logits(guess[where], minutes) + learnt).float()
         reached = target[where][:, :, None] >= target.new_tensor(self.units)[:, None, None]
         loss = functional.binary_cross_entropy_with_logits(logits, reached.to(logits), reduction="none")
         weighted, counted = (loss * self._loss_weights(loss)[:, None, None]).mean(2), counted[where]
@@ -387,7 +389,10 @@ def _enlarged(x: Tensor, times: int) -> Tensor:
 
 def nested(probability: Tensor) -> Tensor:
     """Return probabilities ``(..., threshold, y, x)`` none of which exceeds that of a lower threshold."""
-    return probability.cummin(dim=-3).values
+    least = list(probability.unbind(-3))
+    for k in range(1, len(least)):  # ten times as fast as cummin
+        least[k] = torch.minimum(least[k], least[k - 1])
+    return torch.stack(least, dim=-3)
 
 
 def matched(probability: Tensor, newest: Tensor, units: Sequence[float]) -> Tensor:

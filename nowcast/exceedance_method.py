@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -111,8 +113,7 @@ class ExceedanceNetwork(Network):
         for first in range(0, leads, together):
             some = range(first + 1, min(first + together, leads) + 1)
             minutes = [step * lead for lead in some]
-            net = Probabilities(self.exceedance, minutes, step_minutes=step, cell_km=cell_km)
-            engine = Engine(net, self.engine.device)
+            net, engine = _engine(self.exceedance, self.engine.device, tuple(minutes), step, cell_km)
             planes = np.concatenate([seen, shown, np.stack([guesses[lead] for lead in some])])
             (flat,) = engine.forecast([planes], net.planes, self.memory_bytes, encode=encoded)
             by_lead = flat.reshape(len(minutes), thresholds, *motion.shape)
@@ -121,3 +122,12 @@ class ExceedanceNetwork(Network):
                 carried = carried_planes(probability, displacement)
                 guess = Carrier(guesses[lead]).carry(displacement)
                 yield Probable(step * lead, carried, carrier.carry(displacement), guess)
+
+
+@lru_cache(maxsize=32)
+def _engine(
+    exceedance: Exceedance, device: torch.device, minutes: tuple[float, ...], step: float, cell_km: float
+) -> tuple[Probabilities, Engine]:
+    """Return the network of some leads on some grids, and its engine: what that has measured is kept."""
+    net = Probabilities(exceedance, minutes, step_minutes=step, cell_km=cell_km)
+    return net, Engine(net, device)

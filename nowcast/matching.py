@@ -59,8 +59,9 @@ def _excess(probability: Array, covered: NDArray[np.bool_], count: int) -> Array
     count = min(count, int(np.count_nonzero(covered)))
     if count < 1:
         return np.full(probability.shape, -np.inf, np.float32)
-    cells = probability[covered]
-    level = max(float(np.partition(cells, len(cells) - count)[len(cells) - count]), LEAST_PROBABILITY)
+    cells = probability[covered & (probability > LEAST_PROBABILITY)]
+    place = len(cells) - count
+    level = float(np.partition(cells, place)[place]) if place > 0 else LEAST_PROBABILITY
     excess = np.log(np.maximum(probability, np.float32(1e-8)) / np.float32(level))
     return np.asarray(excess, dtype=np.float32)
 

@@ -86,13 +86,13 @@ def test_squares_are_the_same_every_time_and_of_every_event(small):
 
 
 def test_extrapolation_is_scored_cell_by_cell():
-    x, target = torch.zeros(1, 1, 1, 1, 4), torch.zeros(1, 1, 1, 1, 4)
-    x[..., 0, :] = torch.tensor([0.5, 0.5, 0.0, 0.5])  # 25 dBZ
-    target[..., 0, :] = torch.tensor([0.5, 0.0, 0.5, 0.0])
-    valid = torch.tensor([True, True, True, False]).expand(1, 1, 1, 1, 4)
+    x = torch.tensor([0.5, 0.5, 0.5, 0.0, 0.5]).expand(1, 1, 1, 1, 5)  # 25 dBZ, or no echo
+    target = torch.tensor([0.5, 0.0, 0.0, 0.5, 0.0]).expand(1, 1, 1, 1, 5)
+    valid = torch.tensor([True, True, True, True, False]).expand(1, 1, 1, 1, 5)
     piece = scored(None, Squares(x, target, valid, np.array([0])))
-    assert piece.counts[0, 0].tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
-    assert (piece.squared, piece.cells) == ((2 * 35.0**2,), (3,))
+    hits, misses, false_alarms = piece.counts[0, 0].tolist()
+    assert (hits, misses, false_alarms) == ([1, 0, 0], [1, 0, 0], [2, 0, 0])  # at 20, 30 and 35 dBZ
+    assert (piece.squared, piece.cells) == ((3 * 35.0**2,), (4,))
 
 
 def test_stages_share_out_the_time_and_end_with_the_whole_network():
