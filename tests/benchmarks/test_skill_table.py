@@ -89,7 +89,7 @@ def test_a_table_becomes_markdown():
     assert lines[-2] == "| --- | ---: | ---: | ---: | --- | ---: |"  # a version is no number
 
 
-GOOD, POOR = tally(50, 25, 25), tally(40, 35, 35)
+BEST, GOOD, POOR = tally(60, 15, 15), tally(50, 25, 25), tally(40, 35, 35)
 
 
 def verdict_of(candidate, extrapolation, sprog):
@@ -109,14 +109,18 @@ def failures(verdict):
 
 def test_the_gate_passes_if_it_is_the_better_one_everywhere():
     late = {lead: GOOD for lead in range(35, 61, 5)}
-    verdict = verdict_of((GOOD, {}), (GOOD, {lead: POOR for lead in late}), (POOR, late))
+    verdict = verdict_of((BEST, {}), (GOOD, {lead: POOR for lead in late}), (POOR, late))
 
     assert verdict.passed
     assert len(verdict.criteria) == 5
     assert len(verdict.cells) == 11 * 3
     assert {cell.reference for cell in verdict.cells if cell.lead < 35} == {"extrapolation"}
     assert {cell.reference for cell in verdict.cells if cell.lead >= 35} == {"sprog"}
-    assert verdict.criteria[0].found == "+0.00% (mean of the cells' ratios +0.00%)"
+    assert verdict.criteria[0].found == "+33.33% (mean of the cells' ratios +33.33%)"
+
+
+def test_as_good_as_the_better_one_is_not_enough():
+    assert failures(verdict_of((GOOD, {}), (GOOD, {}), (POOR, {}))) == ["mean"]
 
 
 def test_one_worse_cell_fails_though_the_mean_is_better():
@@ -140,7 +144,7 @@ def test_a_lower_mean_fails():
 
 
 def test_a_lead_before_those_checked_does_not_count():
-    assert verdict_of((GOOD, {5: POOR}), (GOOD, {}), (GOOD, {})).passed
+    assert verdict_of((BEST, {5: POOR}), (GOOD, {}), (GOOD, {})).passed
 
 
 @pytest.mark.parametrize(
@@ -158,8 +162,8 @@ def test_a_frequency_bias_out_of_range_fails_at_either_threshold(counts, expecte
 
 
 def test_a_lower_fss_at_one_lead_fails():
-    low, lower = (tally(50, 25, 25, fss=fss) for fss in (0.4, 0.3))
-    verdict = verdict_of((GOOD, {50: low}), (GOOD, {}), (GOOD, {50: lower}))
+    low, lower = tally(60, 15, 15, fss=0.4), tally(50, 25, 25, fss=0.3)
+    verdict = verdict_of((BEST, {50: low}), (GOOD, {}), (GOOD, {50: lower}))
     assert failures(verdict) == ["FSS"]
     assert verdict.criteria[-1].found == "worst -0.1000 at 50 min"
 

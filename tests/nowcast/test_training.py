@@ -201,7 +201,7 @@ def assert_close(output: Path, other: Path) -> None:
     """Check that two trainings went the same way: they differ by a small part of what they learnt.
 
     Not by nothing, as the mean over a batch weighs all observed cells alike, and the mean of two means does
-    not quite.
+    not quite; and each part of a batch draws leads and cells of its own.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(PLAIN.seed)
@@ -210,7 +210,7 @@ def assert_close(output: Path, other: Path) -> None:
         )
     learnt, different = weights(other) - start, weights(output) - weights(other)
     assert learnt.norm() > 0.01
-    assert different.norm() < 0.1 * learnt.norm()
+    assert different.norm() < 0.25 * learnt.norm()
 
 
 def test_cells_not_observed_change_neither_loss_nor_score(archive: Archive, tmp_path: Path) -> None:
