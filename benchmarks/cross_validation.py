@@ -184,8 +184,7 @@ def prior_of(by_event: Mapping[str, Counts], table: NDArray[np.float32], slot_mi
             }
             for name, three in scored.items():
                 counts[name, lead] = counts.get((name, lead), 0) + three
-    names = ", ".join(sorted(by_event))
-    return Prior(counts, f"cross-validated in {len(FOLDS)} folds on {len(by_event)} events ({names})")
+    return Prior(counts, f"cross-validated in {len(FOLDS)} folds on {len(by_event)} training events")
 
 
 def _row(trust: float, factor: float) -> int:
