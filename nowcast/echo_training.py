@@ -49,7 +49,7 @@ class Fitting:
         device: Lightning's accelerator: ``"cpu"``, ``"cuda"`` or ``"auto"``.
     """
 
-    steps: int = 500
+    steps: int = 300
     shape: Shape = field(default_factory=Shape)
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -124,7 +124,7 @@ def train_echo_classes(
             scores = score(streaming(trained), unseen)
             log.info("history %d, seed %d: mean IoU %.4f held out", history, seed, scores.miou)
             outcomes.append(Outcome(history, seed, trained, scores))
-    best = _best(outcomes)
+    best = best_of(outcomes)
     step = min(video.step_minutes for video in seen)
     task = Task(best.history + 1, round(minutes / step), step, CELL_KM)
     card = Card(best.network.config, task, tuple(data), git_hash, _card_scores(best.held_out))
@@ -214,8 +214,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, STUDENT.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def _best(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the outcome to ship."""
+def best_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome to ship: of the chosen history, that with the best mean IoU on held-out events."""
     by_history: dict[int, list[float]] = {}
     for outcome in outcomes:
         by_history.setdefault(outcome.history, []).append(outcome.held_out.miou)

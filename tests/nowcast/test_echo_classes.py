@@ -121,7 +121,7 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
 def test_what_overflows_is_no_answer(tmp_path: Path) -> None:
     net = build(FANetConfig())
     with torch.no_grad():
-        net.head[1].weight.fill_(3e38)  # type: ignore[index, union-attr, operator]
+        net.head[1].weight.fill_(3e38)  # type: ignore[index, union-attr]
     save(tmp_path / "wild", net, Card(FANetConfig(), replace(TASK, frames=1)))
     with pytest.raises(NetworkError, match="finite"):
         classify(cube_of([sheet_and_showers()]), weights=tmp_path / "wild")

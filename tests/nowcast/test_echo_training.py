@@ -12,15 +12,15 @@ from torch import Tensor
 
 from models.checkpoint import load
 from models.echo_classes import EchoClass
-from models.fanet import FANetConfig
+from models.fanet import FANet, FANetConfig
 from models.normalisation import to_bytes
 from models.segmentation import IGNORED
 from nowcast import echo_clips
 from nowcast.archive import Archive
 from nowcast.domain import Domain
 from nowcast.echo_clips import Shape, Video
-from nowcast.echo_scores import UNSCORED, rule, score, score_echo_classes
-from nowcast.echo_training import Fitting, chosen_history, interval, train_echo_classes
+from nowcast.echo_scores import UNSCORED, Scores, rule, score, score_echo_classes
+from nowcast.echo_training import Fitting, Outcome, best_of, chosen_history, interval, train_echo_classes
 from nowcast.errors import NetworkError, SettingsError, WeightsError
 from nowcast.frame import normalise
 from nowcast.grid import Grid
@@ -130,6 +130,20 @@ def test_a_longer_history_needs_a_gain_that_is_sure() -> None:
     assert chosen_history({0: [0.40, 0.42, 0.41], 2: [0.42, 0.44, 0.43], 4: [0.55, 0.42, 0.41]}) == 2
     assert chosen_history({0: [0.40, 0.42, 0.41], 2: [0.39, 0.43, 0.44]}) == 0
     assert chosen_history({0: [0.40], 4: [0.60]}) == 0  # one seed tells nothing of the spread
+
+
+def test_the_best_seed_of_the_chosen_history_ships() -> None:
+    net = FANet(TINY)
+
+    def outcome(history: int, seed: int, hits: int) -> Outcome:
+        matrix = torch.zeros(6, 6, dtype=torch.int64)
+        matrix[0, 0], matrix[0, 1] = hits, 100 - hits  # IoU of the only class that occurs: hits in 100
+        return Outcome(history, seed, net, Scores(matrix, 0.0))
+
+    outcomes = [outcome(0, 1, 50), outcome(0, 2, 55), outcome(0, 3, 52), outcome(2, 1, 90)]
+    outcomes += [outcome(2, 2, 51), outcome(2, 3, 53)]
+    best = best_of(outcomes)
+    assert (best.history, best.seed, best.held_out.miou) == (0, 2, pytest.approx(0.55))
 
 
 def test_intervals_are_students() -> None:
