@@ -91,11 +91,14 @@ def test_classes_are_flags_where_the_newest_frame_saw_echo() -> None:
 
 def test_a_history_is_looked_at_and_no_more(tmp_path: Path) -> None:
     folder = weights(tmp_path / "two", FANetConfig(history=2))
-    newest, dry = sheet_and_showers(), np.full((128, 192), -10.0, np.float32)
+    newest = sheet_and_showers()
+    dry = np.where(np.isnan(newest), newest, np.float32(-10.0))  # the same cells are observed
     told = classify(cube_of([dry, newest, newest, newest]), weights=folder)
     assert np.array_equal(told, classify(cube_of([newest] * 4), weights=folder))
     other = classify(cube_of([newest, dry, newest, newest]), weights=folder)
     assert not np.array_equal(told, other)
+    now_dry = classify(cube_of([newest, newest, newest, dry]), weights=folder)
+    assert not np.array_equal(told, now_dry)
     assert told.attrs["degraded_reason"] == ""
     short = classify(cube_of([newest]), weights=folder)
     assert short.attrs["degraded_reason"] == "made from 1 frames with weights trained on 3"

@@ -143,7 +143,8 @@ def test_the_best_seed_of_the_chosen_history_ships() -> None:
     outcomes = [outcome(0, 1, 50), outcome(0, 2, 55), outcome(0, 3, 52), outcome(2, 1, 90)]
     outcomes += [outcome(2, 2, 51), outcome(2, 3, 53)]
     best = best_of(outcomes)
-    assert (best.history, best.seed, best.held_out.miou) == (0, 2, pytest.approx(0.55))
+    assert (best.history, best.seed) == (0, 2)
+    assert best.held_out.miou == pytest.approx(0.55)
 
 
 def test_intervals_are_students() -> None:
