@@ -101,6 +101,10 @@ class ExceedanceNetwork(Network):
             areas = self.areas(one.minutes)
             yield most_probable(one.probability, one.extrapolated, self.thresholds_dbz, areas)
 
+    def _together(self, cells: int) -> int:
+        """Return of how many leads the probabilities of so many cells fit the memory, 1 at least."""
+        return max(int(self.memory_bytes // (4 * len(self.thresholds_dbz) * cells)), 1)
+
     def _probabilities(self, cube: xr.DataArray, leads: int, motion: VectorField) -> Iterator[Probable]:
         seen = carried_to_issue(self._frames(cube)[-self.exceedance.config.frames :], motion)
         step, cell_km = step_minutes_of(cube), float(np.mean(grid_of(cube).cell_km))
@@ -109,7 +113,7 @@ class ExceedanceNetwork(Network):
         shown = np.stack([guesses[lead] for lead in shown_at])
         trajectory, carrier = Trajectory(motion), Carrier(seen[-1])
         thresholds = len(self.thresholds_dbz)
-        together = max(int(self.memory_bytes // (4 * thresholds * seen[-1].size)), 1)
+        together = self._together(seen[-1].size)
         for first in range(0, leads, together):
             some = range(first + 1, min(first + together, leads) + 1)
             minutes = [step * lead for lead in some]

@@ -449,7 +449,9 @@ def test_tiles_of_a_moving_network_give_the_same_fields(tmp_path):
     for field, other in zip(whole, tiled, strict=True):
         np.testing.assert_array_equal(np.isnan(field), np.isnan(other))
         # below, whether a cell is just above no echo or just at it makes a dB of difference once averaged
-        np.testing.assert_allclose(np.maximum(field, 0), np.maximum(other, 0), atol=0.5)
+        differ = np.abs(np.maximum(field, 0) - np.maximum(other, 0))[~np.isnan(field)]
+        assert differ.max() < 0.5  # cells of nearly one rank may change places
+        assert (differ > 0.1).mean() < 1e-4
 
 
 def digest(folder: Path) -> str:
