@@ -451,7 +451,7 @@ def test_tiles_of_a_moving_network_give_the_same_fields(tmp_path):
         # below, whether a cell is just above no echo or just at it makes a dB of difference once averaged
         differ = np.abs(np.maximum(field, 0) - np.maximum(other, 0))[~np.isnan(field)]
         assert differ.max() < 0.5  # cells of nearly one rank may change places
-        assert (differ > 0.1).mean() < 1e-4
+        assert (differ > 0.1).mean() < 1e-3
 
 
 def digest(folder: Path) -> str:
