@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.service import StoredForecast
-from nowcast.domain import Domain
 from nowcast.errors import BadRequest
-from nowcast.grid import Grid
+from nowcast.forecast.store import open_forecast, read_lead
+from nowcast.frame.domain import Domain
+from nowcast.frame.grid import Grid
+from nowcast.frame.units import ZR
 from nowcast.rendering import render_map
-from nowcast.store import open_forecast, read_lead
-from nowcast.units import ZR
 
 #: Width [pixels] of maps: readable on a desk and, scaled down, on a phone.
 MAP_WIDTH = 1000

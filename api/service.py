@@ -15,15 +15,15 @@ from fastapi import Path as PathParameter
 
 from api.cache import Products, RedisTier, Refreshed
 from api.schemas import RecentScores
-from nowcast.archive import Archive
-from nowcast.domain import Domain
+from nowcast.archive.archive import Archive
 from nowcast.errors import InputError, NoForecast, StorageError
-from nowcast.forecast import ForecastRecord
-from nowcast.scorebook import ScoreBook
+from nowcast.forecast.file import ForecastRecord
+from nowcast.forecast.store import ForecastStore, read_record
+from nowcast.frame.domain import Domain
+from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.tally import Tally
 from nowcast.settings import Settings
-from nowcast.store import ForecastStore, read_record
 from nowcast.telemetry import Telemetry
-from nowcast.verification import Tally
 
 P = ParamSpec("P")
 T = TypeVar("T")

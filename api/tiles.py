@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from nowcast import netcdf
-from nowcast.archive import Archive
-from nowcast.grid import Grid
-from nowcast.units import NO_ECHO_DBZ, ZR
+from nowcast.archive.archive import Archive
+from nowcast.disk import netcdf
+from nowcast.frame.grid import Grid
+from nowcast.frame.units import NO_ECHO_DBZ, ZR
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Response
 
-from nowcast.archive import Archive
-from nowcast.files import iso
-from nowcast.forecast import ForecastRecord, Prediction
-from nowcast.frame import frame_array
-from nowcast.grid import Grid
-from nowcast.scorebook import ScoreBook
-from nowcast.store import ForecastStore
-from nowcast.verification import WINDOWS_KM, Tally
+from nowcast.archive.archive import Archive
+from nowcast.disk.files import iso
+from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.store import ForecastStore
+from nowcast.frame.frame import frame_array
+from nowcast.frame.grid import Grid
+from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.tally import WINDOWS_KM, Tally
 
 #: Targets: least share of the bare route's requests per second, largest multiple of its 99th percentile.
 LEAST_RATE, LARGEST_P99 = 0.6, 3.0

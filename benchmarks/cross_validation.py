@@ -17,22 +17,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.checkpoint import load, save
 from models.exceedance import Exceedance
 from models.normalisation import to_unit
-from nowcast import files
-from nowcast.archive import Archive
-from nowcast.cases import Cases
+from nowcast.archive.archive import Archive
+from nowcast.archive.events import Event, find_events
 from nowcast.compute import Compute
-from nowcast.evaluation import ArchivedFrames, issue_indices
-from nowcast.events import Event, find_events
-from nowcast.exceedance_method import ExceedanceNetwork, Probable
-from nowcast.network import network
-from nowcast.prior import PRIOR_FILE, Prior, write_prior
-from nowcast.skillfile import JUDGED_DBZ
-from nowcast.training import train
-from nowcast.training_plan import Plan
-from nowcast.verification import contingency_counts
+from nowcast.disk import files
+from nowcast.hindcast.cases import Cases
+from nowcast.hindcast.evaluation import ArchivedFrames, issue_indices
+from nowcast.methods.networks.checkpoint import load, save
+from nowcast.methods.networks.exceedance import ExceedanceNetwork, Probable
+from nowcast.methods.networks.loading import network
+from nowcast.methods.shipped_scores import PRIOR_FILE, Prior, write_prior
+from nowcast.scores.skillfile import JUDGED_DBZ
+from nowcast.scores.tally import contingency_counts
+from nowcast.training.plan import Plan
+from nowcast.training.run import train
 
 #: Events of each fold, by the beginning of their names: both have summer and winter, radars and steps.
 FOLDS = {

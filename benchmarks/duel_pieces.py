@@ -20,18 +20,18 @@ from torch import Tensor, nn
 
 from models.convlstm import ConvLSTMConfig
 from models.crn import CRNConfig
-from models.e3d_lstm import E3DLSTMConfig
+from models.e3d.network import E3DLSTMConfig
 from models.normalisation import HIGH_DBZ, LOW_DBZ, from_bytes
-from models.scs import SCSConfig
-from models.stmoe import STMoEConfig
-from nowcast import files
-from nowcast.comparison import BLOCK
-from nowcast.events import Event
-from nowcast.learning import Recipe
-from nowcast.sequences import Shape, Tiles
-from nowcast.skillfile import JUDGED_DBZ
-from nowcast.training_data import DRY_SHARE
-from nowcast.training_plan import RECIPES
+from models.scs.network import SCSConfig
+from models.stmoe.network import STMoEConfig
+from nowcast.archive.events import Event
+from nowcast.disk import files
+from nowcast.scores.bootstrap import BLOCK
+from nowcast.scores.skillfile import JUDGED_DBZ
+from nowcast.training.data import DRY_SHARE
+from nowcast.training.module import Recipe
+from nowcast.training.plan import RECIPES
+from nowcast.training.sequences import Shape, Tiles
 
 #: Version of the file; a piece of another is trained again.
 FORMAT = 1

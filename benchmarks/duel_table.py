@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.duel_pieces import EXTRAPOLATION, SHAPE, STEP_MINUTES, Piece, Terms
-from nowcast.comparison import CONFIDENCE, interval, mean_csi_of, resampled, student_quantile
-from nowcast.skillfile import JUDGED_DBZ
+from nowcast.scores.bootstrap import CONFIDENCE, interval, mean_csi_of, resampled, student_quantile
+from nowcast.scores.skillfile import JUDGED_DBZ
 
 #: Columns of a line of text.
 WIDTH = 120

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from benchmarks.duel_pieces import SHAPE, STAGED, VARIANTS, Piece, Squares, Terms, recipe_of, scored
 from models.forecaster import Forecaster
-from models.physics import PhysicsSequences
 from models.registry import build
-from models.stmoe import STMoE
-from models.stmoe_training import GATES_SHARE, stages
+from models.stmoe.network import STMoE
+from models.stmoe.physics import PhysicsSequences
+from models.stmoe.training import GATES_SHARE, stages
 from nowcast.errors import TrainingStopped
-from nowcast.learning import Recipe, rate
-from nowcast.sequences import Tiles
-from nowcast.training_data import Draws, Numbers, loader
-from nowcast.training_plan import LOCAL_SHARE
+from nowcast.training.data import Draws, Numbers, loader
+from nowcast.training.module import Recipe, rate
+from nowcast.training.plan import LOCAL_SHARE
+from nowcast.training.sequences import Tiles
 
 #: Synthetic sequences of each kind.
 SYNTHETIC = 256

@@ -29,10 +29,10 @@ from benchmarks.duel_pieces import (
 from benchmarks.duel_table import About, figures, report
 from benchmarks.duel_training import trained
 from benchmarks.machine import machine
-from nowcast import files
-from nowcast.archive import Archive
-from nowcast.events import Event, find_events
-from nowcast.sequences import Tiles, prepare
+from nowcast.archive.archive import Archive
+from nowcast.archive.events import Event, find_events
+from nowcast.disk import files
+from nowcast.training.sequences import Tiles, prepare
 
 #: Where tiles and trainings are kept.
 CACHE = Path("build/duels")

@@ -25,12 +25,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from nowcast.cube import build_cube
-from nowcast.domain import Domain
-from nowcast.extrapolation import Extrapolation, Persistence
-from nowcast.frame import normalise
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import normalise
+from nowcast.frame.units import NO_ECHO_DBZ, ZR
+from nowcast.methods.cube import build_cube
+from nowcast.methods.extrapolation import Extrapolation, Persistence
 from nowcast.readers import read
-from nowcast.units import NO_ECHO_DBZ, ZR
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 THRESHOLDS_DBZ = (20.0, 30.0, 35.0)

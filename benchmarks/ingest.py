@@ -20,10 +20,10 @@ from typing import Any
 import netCDF4
 import numpy as np
 
-from nowcast.archive import Archive
-from nowcast.domain import Domain
-from nowcast.frame import normalise
-from nowcast.netcdf import tile_shape
+from nowcast.archive.archive import Archive
+from nowcast.disk.netcdf import tile_shape
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import normalise
 from nowcast.readers import read
 
 EVENT = Path(__file__).resolve().parents[2] / "shared/data/train/fmi_pgm/20170509"

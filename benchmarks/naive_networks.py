@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.e3d_lstm import E3DLSTM, E3DLSTMCell
+from models.e3d.network import E3DLSTM, E3DLSTMCell
+from models.e3d.volume_conv import VolumeConv
 from models.mim import MIM, MemoryCell, MIMCell
-from models.scs import SCS
-from models.semi_coupled import Coder, SCSCell
-from models.spatiotemporal import GateConv, STLSTMCell
-from models.stmoe import MIMExpert, STMoE
-from models.volume_conv import VolumeConv
+from models.parts.spatiotemporal import GateConv, STLSTMCell
+from models.scs.network import SCS
+from models.scs.semi_coupled import Coder, SCSCell
+from models.stmoe.network import MIMExpert, STMoE
 
 
 def convolution(weight: Tensor, bias: Tensor | None) -> nn.Module:

@@ -16,8 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.naive_networks import NaiveE3DLSTM, NaiveSCS, NaiveSTMoE, materialised_recall
+from models.e3d.recall import recall, to_rows
 from models.forecaster import Forecaster, RecurrentForecaster
-from models.recall import recall, to_rows
 from models.registry import PRESETS, build
 
 #: Cores everything is measured on.

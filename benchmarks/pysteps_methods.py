@@ -13,8 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from nowcast.errors import MissingExtra
-from nowcast.forecast import Method, Prediction
-from nowcast.units import NO_ECHO_DBZ, ZR
+from nowcast.forecast.file import Method, Prediction
+from nowcast.frame.units import NO_ECHO_DBZ, ZR
 
 #: pysteps' own defaults for rain: from 0.1 mm/h on; what is less stands 5 dB of rain rate below that. In dBZ
 #: by Z = 200 R^1.6, which is linear in dB of rain rate, S-PROG and the motion come out the same as in that.

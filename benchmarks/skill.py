@@ -23,13 +23,13 @@ from benchmarks.pysteps_methods import PYSTEPS
 from benchmarks.skill_gate import Verdict, check, gate_sections
 from benchmarks.skill_pieces import CACHE, WEIGHTS, Event, Piece, Progress, Terms, events_in, made, version_of
 from benchmarks.skill_table import Result, Section, figures, markdown, on_common_ground, sections, show
-from nowcast import files
 from nowcast.compute import Compute
+from nowcast.disk import files
 from nowcast.errors import NotEnoughFrames, NowcastError, WrongInterval
-from nowcast.methods import METHODS
-from nowcast.model_store import CONFIG_FILE, SHIPPED, current_of
-from nowcast.presets import NETWORKS
-from nowcast.skillfile import pooled
+from nowcast.methods.fallback import METHODS
+from nowcast.methods.networks.versions import CONFIG_FILE, SHIPPED, current_of
+from nowcast.names import NETWORKS
+from nowcast.scores.skillfile import pooled
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "val"
 

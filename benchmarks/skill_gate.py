@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from benchmarks.skill_table import NOTHING, Section
-from nowcast.verification import Tally
+from nowcast.scores.tally import Tally
 
 #: Leads [min] that are checked.
 LEADS = range(10, 61, 5)

@@ -12,7 +12,7 @@ In Python, from the cache as far as it has them:
     scored = {event.name: tallies("extrapolation", event)}
     pooled(scored)[30].rows()
 
-where ``scored``, with more events beside this one, is what :mod:`nowcast.skillfile` pools and keeps.
+where ``scored``, with more events beside this one, is what :mod:`nowcast.scores.skillfile` pools and keeps.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from typing import Any
 
 from benchmarks.machine import machine
 from benchmarks.pysteps_methods import PYSTEPS
-from nowcast import files
-from nowcast.attempt import FAILURES
-from nowcast.auto import Auto, candidates
-from nowcast.cases import Cases, Outcome, judge
 from nowcast.compute import Compute
+from nowcast.disk import files
 from nowcast.errors import NotEnoughFrames, StorageError
-from nowcast.forecast import Method
-from nowcast.framelist import FrameList
-from nowcast.methods import METHODS
-from nowcast.prior import PRIOR_FILE, shipped_prior
-from nowcast.skillfile import JUDGED_DBZ
-from nowcast.verification import WINDOWS_KM, Tally
+from nowcast.forecast.file import Method
+from nowcast.hindcast.cases import Cases, Outcome, judge
+from nowcast.methods.attempt import FAILURES
+from nowcast.methods.auto import Auto, candidates
+from nowcast.methods.fallback import METHODS
+from nowcast.methods.shipped_scores import PRIOR_FILE, shipped_prior
+from nowcast.readers.listing import FrameList
+from nowcast.scores.skillfile import JUDGED_DBZ
+from nowcast.scores.tally import WINDOWS_KM, Tally
 
 CACHE = Path(".skill")
 WEIGHTS = Path("weights")

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nowcast.skillfile import Scored, pooled
-from nowcast.verification import Tally
+from nowcast.scores.skillfile import Scored, pooled
+from nowcast.scores.tally import Tally
 
 #: Leads [min] of the tables, and of those that show several scores.
 LEADS, FEW_LEADS = (5, 10, 15, 20, 30, 45, 60), (10, 30, 60)

@@ -43,11 +43,11 @@ from benchmarks.extrapolation import (
 )
 from benchmarks.machine import machine
 from benchmarks.pysteps_methods import ORDER, RAIN_DBZ, ZERO_DBZ, PystepsSprog
-from nowcast.cube import build_cube
-from nowcast.extrapolation import Extrapolation
-from nowcast.forecast import Method
-from nowcast.motion import motion_field
-from nowcast.sprog import SPROG
+from nowcast.forecast.file import Method
+from nowcast.methods.cube import build_cube
+from nowcast.methods.extrapolation import Extrapolation
+from nowcast.methods.sprog import SPROG
+from nowcast.motion.flow import motion_field
 
 SCORED_MINUTES = (10, 30, 60)
 EVENTS = (

@@ -23,14 +23,14 @@ import torch
 from benchmarks.machine import machine
 from models.forecaster import Forecaster
 from models.registry import PRESETS, build, forecasters
-from nowcast.archive import Archive
-from nowcast.domain import Domain
-from nowcast.events import find_events
-from nowcast.frame import normalise
-from nowcast.learning import Learning, Recipe
-from nowcast.sequences import Shape, prepare
+from nowcast.archive.archive import Archive
+from nowcast.archive.events import find_events
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import normalise
 from nowcast.simulation import Storm
-from nowcast.training_data import Batch, Draws, Numbers, loader
+from nowcast.training.data import Batch, Draws, Numbers, loader
+from nowcast.training.module import Learning, Recipe
+from nowcast.training.sequences import Shape, prepare
 
 #: Batches a second of the loader by those of a network, at least.
 TARGET = 3.0

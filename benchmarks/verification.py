@@ -22,9 +22,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from nowcast.scorebook import ScoreBook, Scores
-from nowcast.scorefile import DayTable, write_day
-from nowcast.verification import WINDOWS_KM, Tally, contingency_counts
+from nowcast.scores.scorebook import ScoreBook, Scores
+from nowcast.scores.scorefile import DayTable, write_day
+from nowcast.scores.tally import WINDOWS_KM, Tally, contingency_counts
 
 THRESHOLDS_DBZ = (20.0, 30.0, 35.0, 40.0)
 #: Odd windows [cells of 1 km], the same for every peer: 5, 11 and 21 cells.

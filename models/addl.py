@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.advection import (
+from models.forecaster import Feedback, Forecast, Forecaster, masked_mean, masked_mse
+from models.parts.advection import (
     BilinearWarp,
     GaussianWarp,
     compose,
@@ -18,7 +19,6 @@ from models.advection import (
     gradient_penalty,
     magnitude_penalty,
 )
-from models.forecaster import Feedback, Forecast, Forecaster, masked_mean, masked_mse
 
 #: Where the Charbonnier loss turns from a parabola into a straight line. Normalised reflectivity (0.07 dB).
 CHARBONNIER_EPSILON = 1e-3

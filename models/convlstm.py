@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.blocks import ConvLSTMCell, LSTMState, from_patches, to_patches, xavier
 from models.forecaster import Feedback, Forecast, RecurrentForecaster, masked_mse
-from models.sampling import draw_mask, forced_share
+from models.parts.blocks import ConvLSTMCell, LSTMState, from_patches, to_patches, xavier
+from models.parts.sampling import draw_mask, forced_share
 
 
 @dataclass(frozen=True)

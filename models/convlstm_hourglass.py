@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import ConvLSTMCell, LSTMState
 from models.forecaster import Feedback, Forecast, RecurrentForecaster
-from models.losses import balanced_mae, balanced_mse
+from models.parts.blocks import ConvLSTMCell, LSTMState
+from models.parts.losses import balanced_mae, balanced_mse
 
 #: Slope of the leaky rectifiers for negative arguments, dimensionless; HKO-7, section 4.
 SLOPE = 0.2

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import FORGET_BIAS, ConvLSTMCell, LSTMState, from_patches, to_patches, xavier
 from models.forecaster import Feedback, Forecast, RecurrentForecaster, masked_mean, masked_mse
-from models.sampling import draw_mask, forced_share
+from models.parts.blocks import FORGET_BIAS, ConvLSTMCell, LSTMState, from_patches, to_patches, xavier
+from models.parts.sampling import draw_mask, forced_share
 
 #: Dilations of the three parallel convolutions of an interpretation block; together they see 9x9 patches.
 DILATIONS = (1, 2, 4)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import xavier
-from models.e3d_lstm import E3DLSTM
+from models.e3d.network import E3DLSTM
 from models.forecaster import Feedback, check_frames, masked_mse, pad_to_multiple
-from models.sampling import draw_mask, forced_share
-from models.stepwise import StepState
+from models.parts.blocks import xavier
+from models.parts.sampling import draw_mask, forced_share
+from models.parts.stepwise import StepState
 
 
 def prediction_weight(

@@ -1,6 +1,6 @@
 """Scores of normalised tensors, for training curves and experiments, beside the service's own scores.
 
-Those (``nowcast.verification``) take one dBZ field after the other on the CPU, and networks must not import
+Those (``nowcast.scores.tally``) take one dBZ field after the other on the CPU, and networks must not import
 them; these take whole batches on the network's device, by frame as well as pooled, and know the
 conventions of the networks' papers. A score of one name is one number in both.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.losses import HIGHEST_DBZ, HKO7, LOWEST_DBZ, Balance
+from models.parts.losses import HIGHEST_DBZ, HKO7, LOWEST_DBZ, Balance
 
 #: Width [cells] and standard deviation [cells] of the Gaussian window of SSIM, and its two constants.
 #: Source: Wang et al. (2004), Image Quality Assessment, doi:10.1109/TIP.2003.819861, section III.

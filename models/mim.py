@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.blocks import LSTMState, from_patches, to_patches, xavier
-from models.spatiotemporal import BothWaysForecaster, GateConv, STLSTMCell, memory_adapters, remember
+from models.parts.blocks import LSTMState, from_patches, to_patches, xavier
+from models.parts.spatiotemporal import BothWaysForecaster, GateConv, STLSTMCell, memory_adapters, remember
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class MIMCell(nn.Module):
 
     Convention: at the first step, when nothing has changed yet, N does not run and D = N = 0. S convolves
     C_{t-1}, its gates see S_{t-1}, as in the authors' code. Convolutions are shared and the output gate sees
-    M as in :class:`~models.spatiotemporal.STLSTMCell`.
+    M as in :class:`~models.parts.spatiotemporal.STLSTMCell`.
 
     Shapes: ``b`` batch, ``c`` channels of the layer below, ``d`` channels of this one and of M.
 

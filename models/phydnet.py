@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.blocks import ConvLSTMCell, LSTMState, xavier
 from models.forecaster import Feedback, Forecast
-from models.sampling import draw_mask, forced_share
-from models.stepwise import StepState, StepwiseForecaster
+from models.parts.blocks import ConvLSTMCell, LSTMState, xavier
+from models.parts.sampling import draw_mask, forced_share
+from models.parts.stepwise import StepState, StepwiseForecaster
 
 #: Groups of the coders' normalisations. Authors' code, ``vincent-leguen/PhyDNet``, ``models/models.py``.
 GROUPS = 16

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.blocks import LSTMState, from_patches, to_patches, xavier
 from models.forecaster import masked_mean, masked_mse
-from models.spatiotemporal import BothWaysForecaster, GateConv, memory_adapters, remember
+from models.parts.blocks import LSTMState, from_patches, to_patches, xavier
+from models.parts.spatiotemporal import BothWaysForecaster, GateConv, memory_adapters, remember
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from models.addl import ADDL, ADDLConfig
 from models.convlstm import ConvLSTM, ConvLSTMConfig
 from models.convlstm_hourglass import ConvLSTMHourglass, HourglassConfig
 from models.crn import CRN, CRNConfig
-from models.e3d_lstm import E3DLSTM, E3DLSTMConfig
+from models.e3d.network import E3DLSTM, E3DLSTMConfig
 from models.exceedance import Exceedance, ExceedanceConfig
-from models.fanet import FANet, FANetConfig
+from models.fanet.network import FANet, FANetConfig
 from models.forecaster import Forecaster
 from models.mim import MIM, MIMConfig
 from models.phydnet import PhyDNet, PhyDNetConfig
 from models.predrnnpp import PredRNNPP, PredRNNPPConfig
-from models.scs import SCS, SCSConfig
-from models.stmoe import STMoE, STMoEConfig
+from models.scs.network import SCS, SCSConfig
+from models.stmoe.network import STMoE, STMoEConfig
 from models.unet import UNet, UNetConfig
 
 #: The network each kind of configuration describes.

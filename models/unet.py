@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.forecaster import Feedback, Forecast, Forecaster, masked_mse
-from models.losses import HIGHEST_DBZ, LOWEST_DBZ
+from models.parts.losses import HIGHEST_DBZ, LOWEST_DBZ
 
 #: Slope of the activations below 0. Dimensionless.
 SLOPE = 0.1

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from nowcast import files
 from nowcast.compute import MEMORY_MB, Compute
-from nowcast.domain import Domain
+from nowcast.disk import files
 from nowcast.errors import SettingsError, UnknownDomain, UnreadableFile
-from nowcast.grid import Grid
-from nowcast.units import MAX_DBZ, NO_ECHO_DBZ, ZR
+from nowcast.frame.domain import Domain
+from nowcast.frame.grid import Grid
+from nowcast.frame.units import MAX_DBZ, NO_ECHO_DBZ, ZR
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class ZRTable(_Table):
 
 
 class DomainTable(_Table):
-    """``[domains.NAME]``: see :class:`nowcast.domain.Domain` for the meaning of each key."""
+    """``[domains.NAME]``: see :class:`nowcast.frame.domain.Domain` for the meaning of each key."""
 
     title: str = ""
     credit: str = ""

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from nowcast.errors import BusError
-from nowcast.grid import Grid
-from nowcast.odim_writer import write_odim
+from nowcast.frame.grid import Grid
 from nowcast.simulation import Storm, simulate_archive
+from nowcast.simulation.odim_writer import write_odim
 from worker.broker import find_server
 from worker.up import free_ports
 

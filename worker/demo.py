@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nowcast.errors import NowcastError
-from nowcast.odim_writer import write_odim
 from nowcast.settings import Settings, load_settings
 from nowcast.simulation import Storm
-from worker.commands import score_table
+from nowcast.simulation.odim_writer import write_odim
+from worker.cli.commands import score_table
 from worker.loop import stop_on_signals
 from worker.up import Service, free_ports
 

@@ -13,16 +13,16 @@ from datetime import datetime, timedelta
 
 import xarray as xr
 
-from nowcast.archive import Archive
+from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
-from nowcast.cube import load_cube
-from nowcast.domain import Domain
 from nowcast.errors import BusError, NotEnoughFrames, NowcastError, SettingsError, UnknownModel
-from nowcast.forecast import ForecastRecord, Prediction
-from nowcast.issue import issue_batch, looking_back
-from nowcast.methods import METHODS, can_answer, takes_batches
+from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.store import ForecastStore, read_record
+from nowcast.frame.domain import Domain
+from nowcast.methods.answer import issue_batch, looking_back
+from nowcast.methods.cube import load_cube
+from nowcast.methods.fallback import METHODS, can_answer, takes_batches
 from nowcast.settings import Settings, load_domains
-from nowcast.store import ForecastStore, read_record
 from nowcast.telemetry import Telemetry
 from worker.bus import FORECASTS, Bus, Consumer, Message
 

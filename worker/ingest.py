@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from nowcast import errors, files
-from nowcast.archive import Archive
-from nowcast.domain import Domain
-from nowcast.frame import RawFrame, normalise, time_of
-from nowcast.sandbox import SandboxedReader
+from nowcast import errors
+from nowcast.archive.archive import Archive
+from nowcast.disk import files
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import RawFrame, normalise, time_of
+from nowcast.readers.sandbox import SandboxedReader
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
 from worker.bus import FRAMES, Bus

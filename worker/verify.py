@@ -8,18 +8,18 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from nowcast.archive import Archive
-from nowcast.domain import Domain
+from nowcast.archive.archive import Archive
 from nowcast.errors import NowcastError, WrongGrid
-from nowcast.extrapolation import Persistence
-from nowcast.frame import grid_of
-from nowcast.scorebook import ScoreBook
+from nowcast.forecast.store import ForecastStore, read_lead
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import grid_of
+from nowcast.hindcast.rivals import Rivals
+from nowcast.methods.extrapolation import Persistence
+from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.tally import WINDOWS_KM, Tally
 from nowcast.settings import Settings
-from nowcast.store import ForecastStore, read_lead
 from nowcast.telemetry import Telemetry
-from nowcast.verification import WINDOWS_KM, Tally
 from worker.bus import FRAMES, Consumer, Message
-from worker.rivals import Rivals
 
 log = logging.getLogger(__name__)
 

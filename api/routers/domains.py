@@ -23,8 +23,8 @@ from api.schemas import (
     ZRelation,
 )
 from api.service import Service, TheDomain, TheService
-from nowcast.domain import Domain
-from nowcast.grid import Grid
+from nowcast.frame.domain import Domain
+from nowcast.frame.grid import Grid
 from nowcast.rendering.layout import Layout
 
 router = APIRouter(prefix="/v1/domains", tags=["domains"])

@@ -16,8 +16,8 @@ from api.record import VOLATILE, record_of
 from api.responses import IMMUTABLE, LIVE, binary, document, image, lifetime
 from api.schemas import Forecast, ForecastEntry, ForecastLead, Forecasts
 from api.service import Service, TheDomain, TheService
-from nowcast.domain import Domain
 from nowcast.errors import BadRequest
+from nowcast.frame.domain import Domain
 
 router = APIRouter(prefix="/v1/domains/{domain}/forecasts", tags=["forecasts"])
 

@@ -16,10 +16,10 @@ from api.products import PNG_RESPONSE, as_map
 from api.responses import IMMUTABLE, LIVE, document, image
 from api.schemas import FrameEntry, Frames, Observation, ZRelation
 from api.service import Service, TheDomain, TheService
-from nowcast.domain import Domain
 from nowcast.errors import NoFrame
-from nowcast.frame import grid_of
-from nowcast.units import NO_ECHO_DBZ
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import grid_of
+from nowcast.frame.units import NO_ECHO_DBZ
 
 router = APIRouter(prefix="/v1/domains/{domain}/observations", tags=["observations"])
 

@@ -17,9 +17,9 @@ from api.responses import document
 from api.schemas import Cell, Expected, Observed, PointForecast
 from api.service import Service, StoredForecast, TheDomain, TheService
 from api.tiles import Tile
-from nowcast.domain import Domain
-from nowcast.grid import Grid
-from nowcast.units import ZR
+from nowcast.frame.domain import Domain
+from nowcast.frame.grid import Grid
+from nowcast.frame.units import ZR
 
 router = APIRouter(prefix="/v1/domains/{domain}/point", tags=["point"])
 

@@ -10,8 +10,8 @@ from api.metrics import exposition
 from api.responses import NEVER
 from api.schemas import DomainFreshness, Health, Readiness
 from api.service import Service, TheService
-from nowcast.domain import Domain
 from nowcast.errors import StorageError
+from nowcast.frame.domain import Domain
 
 router = APIRouter(tags=["service"])
 

@@ -12,7 +12,7 @@ from api.record import RECENT
 from api.responses import document
 from api.schemas import Fss, Verification, VerificationRow, ZRelation
 from api.service import Pooled, TheDomain, TheService
-from nowcast.verification import Tally
+from nowcast.scores.tally import Tally
 
 router = APIRouter(prefix="/v1/domains/{domain}/verification", tags=["verification"])
 

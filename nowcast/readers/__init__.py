@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from nowcast.errors import TooLarge, UnknownFormat, UnreadableFile
-from nowcast.frame import RawFrame
+from nowcast.frame.frame import RawFrame
 from nowcast.readers.source import Limits, Source
 
 __all__ = ["READERS", "Limits", "Source", "read"]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nowcast.errors import RefusedProduct, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
+from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.readers import hdf5, netcdf
 from nowcast.readers.netcdf import NetCDF, Variable
 from nowcast.readers.netcdf_times import decode_times, regular_step_minutes

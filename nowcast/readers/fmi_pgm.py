@@ -11,8 +11,8 @@ from pyproj import Proj
 from pyproj.exceptions import CRSError
 
 from nowcast.errors import RefusedProduct, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
 from nowcast.readers.source import Limits, Source, parse_time
 
 #: Radius [m] of the sphere FMI projects on. The header leaves it out, but with this one the corners are as

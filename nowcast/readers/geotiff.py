@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nowcast.errors import MissingExtra, RefusedProduct, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
 from nowcast.readers.source import Limits, Source, parse_time
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nowcast.errors import MissingExtra, RefusedProduct, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
 from nowcast.readers.source import Limits, Source
 
 #: Originating centre NOAA and MRMS's own discipline: parameter numbers are those of the MRMS tables.

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 
 from nowcast.errors import RefusedProduct, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
 from nowcast.readers import hdf5
 from nowcast.readers.packing import unpack
 from nowcast.readers.projections import proj_parameters, proj_string, to_plane

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
 from nowcast.readers.source import Limits, Source, parse_time
 
 #: Rows and columns of the composite (1 km).

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nowcast.errors import RefusedProduct, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
 from nowcast.readers.source import Limits, Source
 
 #: Fortran record of the header: its length before and after, 31 integers, 28 and 45 reals, three texts of 8,

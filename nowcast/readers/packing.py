@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nowcast.errors import UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 
 #: Cells scaled at once: what is made on the way then fits into a processor's cache.
 BAND_CELLS = 2**18

@@ -15,7 +15,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from nowcast.errors import UnreadableFile
-from nowcast.grid import Grid
+from nowcast.frame.grid import Grid
 from nowcast.readers.hdf5 import Attribute
 from nowcast.readers.netcdf import NetCDF, Variable
 from nowcast.readers.projections import MAX_DEFINITION, to_plane

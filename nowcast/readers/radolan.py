@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pyproj import Proj
 
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
 from nowcast.readers.source import GZIP, Limits, Source, parse_time
 
 #: Precipitation sums [mm] in two bytes over the interval in the header: 5 minutes, hours, days and weeks.

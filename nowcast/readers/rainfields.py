@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nowcast.errors import RefusedProduct, UnreadableFile
-from nowcast.frame import Quantity, RawFrame
+from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.readers import hdf5, netcdf
 from nowcast.readers.netcdf import NetCDF
 from nowcast.readers.netcdf_times import decode_times

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
-from nowcast.grid import Grid
+from nowcast.frame.grid import Grid
 from nowcast.rendering.coastline import Points, outlines
 from nowcast.rendering.themes import Theme, theme_of
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.grid import Grid
+from nowcast.frame.grid import Grid
 
 Points = NDArray[np.float64]
 

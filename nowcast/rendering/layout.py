@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nowcast.grid import Grid
+from nowcast.frame.grid import Grid
 
 #: Tallest map as a multiple of its width; a taller grid gets a narrower map.
 TALLEST = 1.2

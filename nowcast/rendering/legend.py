@@ -7,11 +7,11 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from nowcast.palette import CLASSES
+from nowcast.frame.units import ZR
 from nowcast.rendering.basemap import veil
 from nowcast.rendering.lettering import draw_text, text_width
+from nowcast.rendering.palette import CLASSES
 from nowcast.rendering.themes import Theme
-from nowcast.units import ZR
 
 #: Size of the legend's numbers and words [pixels].
 NUMBER_SIZE = 11

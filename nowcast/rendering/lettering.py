@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from PIL import Image, ImageDraw, ImageFont
 
-from nowcast.palette import Colour
+from nowcast.rendering.palette import Colour
 
 #: Text is drawn this many times larger and reduced: small letters then keep their spacing, which
 #: whole-pixel advances would not, and no hinting engine decides what they look like.

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
 from nowcast.errors import BadRequest
-from nowcast.grid import Grid
-from nowcast.palette import NOT_OBSERVED, classify, colour_table
+from nowcast.frame.grid import Grid
+from nowcast.frame.units import ZR
 from nowcast.rendering.basemap import Basemap, basemap
 from nowcast.rendering.layout import Layout
 from nowcast.rendering.legend import draw_legend
 from nowcast.rendering.lettering import draw_text, text_width
+from nowcast.rendering.palette import NOT_OBSERVED, classify, colour_table
 from nowcast.rendering.themes import Theme, theme_of
-from nowcast.units import ZR
 
 #: Narrowest and widest picture [pixels]: below, the legend does not fit; above, one picture fills the
 #: memory.
@@ -169,7 +169,7 @@ def _picture(dbz: NDArray[np.float32], ground: Basemap, colours: Theme) -> Image
 
 
 def pooled_codes(dbz: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
-    """Return the largest code of :func:`nowcast.palette.classify` in each pixel of a map.
+    """Return the largest code of :func:`nowcast.rendering.palette.classify` in each pixel of a map.
 
     An axis with fewer cells than pixels keeps its cells.
     """

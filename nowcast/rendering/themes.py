@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nowcast.errors import BadRequest
-from nowcast.palette import Colour
+from nowcast.rendering.palette import Colour
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A storm is two Gaussian fields in Fourier space, rain bands and convective cells. With every step each wave
 drifts with the wind and forgets a little of itself, short waves sooner than long ones, as observed rain does.
-What a few radars would see of it becomes a :class:`~nowcast.frame.RawFrame`.
+What a few radars would see of it becomes a :class:`~nowcast.frame.frame.RawFrame`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
-from nowcast.odim_writer import write_odim
-from nowcast.simulation.network import Network
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
+from nowcast.simulation.odim_writer import write_odim
+from nowcast.simulation.radars import Network
 from nowcast.simulation.waves import Plane, WaveNumbers, Waves
 
 Array = NDArray[np.float32]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.grid import Grid
+from nowcast.frame.grid import Grid
 
 Array = NDArray[np.float32]
 

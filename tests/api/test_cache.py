@@ -25,7 +25,7 @@ from north import (
 from prometheus_client import CollectorRegistry, Counter
 
 from api.cache import ENTRY_OVERHEAD, REDIS_TIMEOUT, Lru, Products, RedisTier, Refreshed
-from nowcast.store import ForecastStore
+from nowcast.forecast.store import ForecastStore
 
 pytestmark = pytest.mark.anyio
 

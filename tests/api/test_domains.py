@@ -12,7 +12,7 @@ from north import GRID, RAINY, serving, settings_for
 from PIL import Image
 
 from api.routers.domains import describe_grid
-from nowcast.grid import Grid
+from nowcast.frame.grid import Grid
 
 pytestmark = pytest.mark.anyio
 

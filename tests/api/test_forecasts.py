@@ -15,7 +15,7 @@ import xarray as xr
 from north import ISSUED, LEADS, RAINY, STEP, TEN_MM_H, save_forecast, serving, settings_for
 from PIL import Image
 
-from nowcast.store import ForecastStore
+from nowcast.forecast.store import ForecastStore
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from north import GRID, ISSUED, STEP, empty_field, serving, settings_for
 
-from nowcast.archive import Archive
-from nowcast.frame import frame_array
+from nowcast.archive.archive import Archive
+from nowcast.frame.frame import frame_array
 
 pytestmark = pytest.mark.anyio
 

@@ -22,8 +22,8 @@ from north import (
     settings_for,
 )
 
-from nowcast.archive import Archive
-from nowcast.frame import frame_array
+from nowcast.archive.archive import Archive
+from nowcast.frame.frame import frame_array
 
 pytestmark = pytest.mark.anyio
 
@@ -131,7 +131,7 @@ async def test_a_newer_frame_is_observed_while_its_forecast_is_being_made(data_d
 
 
 async def test_a_point_series_agrees_with_the_netcdf(client: httpx.AsyncClient, made_data: Path) -> None:
-    from nowcast.store import ForecastStore, open_forecast
+    from nowcast.forecast.store import ForecastStore, open_forecast
 
     path = ForecastStore(made_data / "forecasts").path("north", ISSUED, "extrapolation")
     with open_forecast(path) as forecast:

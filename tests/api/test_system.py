@@ -11,8 +11,8 @@ import httpx
 import pytest
 from north import GRID, Client, empty_field, save_forecast, serving, settings_for
 
-from nowcast.archive import Archive
-from nowcast.frame import frame_array
+from nowcast.archive.archive import Archive
+from nowcast.frame.frame import frame_array
 from nowcast.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -16,8 +16,8 @@ from benchmarks.duel_table import About, difference, mean_csi, over_hours, repor
 from benchmarks.duel_training import phases
 from models.convlstm import ConvLSTMConfig
 from models.registry import build
-from models.stmoe import STMoEConfig
-from nowcast.sequences import Shape
+from models.stmoe.network import STMoEConfig
+from nowcast.training.sequences import Shape
 
 SHAPE = Shape(frames=4, slots=4, tile=48)
 TERMS = Terms(seconds=1.0, leads=2, batch=2, crop=16, squares=6, scored_crop=24)

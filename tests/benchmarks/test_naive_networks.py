@@ -7,10 +7,10 @@ import torch
 
 from benchmarks.naive_networks import NaiveE3DLSTM, NaiveSCS, NaiveSTMoE, materialised_recall
 from benchmarks.network_runs import Setting, difference
-from models.e3d_lstm import E3DLSTM, E3DLSTMConfig
-from models.recall import from_rows, recall, to_rows
-from models.scs import SCS, SCSConfig
-from models.stmoe import STMoE, STMoEConfig
+from models.e3d.network import E3DLSTM, E3DLSTMConfig
+from models.e3d.recall import from_rows, recall, to_rows
+from models.scs.network import SCS, SCSConfig
+from models.stmoe.network import STMoE, STMoEConfig
 
 #: Neither square nor as few frames as memories.
 SETTING = Setting(frames=4, leads=3, rows=12, columns=20)

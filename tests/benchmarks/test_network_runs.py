@@ -10,7 +10,7 @@ import torch
 from benchmarks import network_runs
 from benchmarks.network_runs import PAIRS, Setting, flops_of, measured, setting_of
 from models.convlstm import ConvLSTM, ConvLSTMConfig
-from models.e3d_lstm import E3DLSTM, E3DLSTMConfig
+from models.e3d.network import E3DLSTM, E3DLSTMConfig
 from models.forecaster import Forecaster
 from models.registry import NETWORKS, PRESETS
 

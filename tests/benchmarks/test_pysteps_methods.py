@@ -7,9 +7,9 @@ import pytest
 from drifting import write_frames
 
 from benchmarks.pysteps_methods import PystepsExtrapolation, PystepsSprog
-from nowcast.cases import Cases
-from nowcast.framelist import FrameList
-from nowcast.verification import Tally
+from nowcast.hindcast.cases import Cases
+from nowcast.readers.listing import FrameList
+from nowcast.scores.tally import Tally
 
 
 @pytest.mark.parametrize("make", [PystepsExtrapolation, PystepsSprog])

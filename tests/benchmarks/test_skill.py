@@ -14,14 +14,14 @@ from drifting import DRIFT, START, raw_frame, write_frames
 from benchmarks import __main__ as benchmarks_main
 from benchmarks import skill, skill_pieces
 from benchmarks.skill_pieces import Event, Piece, Terms, events_in, tallies, version_of
-from nowcast.cases import Cases
 from nowcast.compute import Compute
 from nowcast.errors import NotEnoughFrames
-from nowcast.forecast import Prediction
-from nowcast.framelist import FrameList
-from nowcast.methods import METHODS
-from nowcast.odim_writer import write_odim
-from nowcast.prior import Prior, read_prior, write_prior
+from nowcast.forecast.file import Prediction
+from nowcast.hindcast.cases import Cases
+from nowcast.methods.fallback import METHODS
+from nowcast.methods.shipped_scores import Prior, read_prior, write_prior
+from nowcast.readers.listing import FrameList
+from nowcast.simulation.odim_writer import write_odim
 
 TERMS = Terms(history=2, leads=3, thresholds_dbz=(20.0, 35.0), windows_km=(10.0,))
 

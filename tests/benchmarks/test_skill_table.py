@@ -11,7 +11,7 @@ import pytest
 from benchmarks import skill_gate
 from benchmarks.skill_gate import check, gate_sections
 from benchmarks.skill_table import NOTHING, Result, figures, markdown, on_common_ground, sections
-from nowcast.verification import Tally
+from nowcast.scores.tally import Tally
 
 
 def tally(hits, misses, false_alarms, *, fss=0.5, mae=2, pixels=10_000):

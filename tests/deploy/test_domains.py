@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nowcast.domain import Domain
+from nowcast.frame.domain import Domain
 from nowcast.settings import load_domains
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import Card, Task, load, save
 from models.convlstm import ConvLSTM, ConvLSTMConfig
+from nowcast.methods.networks.checkpoint import Card, Task, load, save
 
 CONFIG = ConvLSTMConfig(hidden=(4,), patch=2)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.blocks import LSTMState, from_patches, to_patches
 from models.crn import CRN, Coupled, CoupledCell, CRNConfig, RecurrentInterpretation, supervised_leads
+from models.parts.blocks import LSTMState, from_patches, to_patches
 
 TINY = CRNConfig(hidden=(6, 5), patch=2)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.e3d_lstm import E3DLSTM, E3DLSTMConfig
+from models.e3d.network import E3DLSTM, E3DLSTMConfig
 from models.event_classifier import EventClassifier, EventClassifierConfig, prediction_weight
-from models.sampling import forced_share
+from models.parts.sampling import forced_share
 
 NETWORK = E3DLSTMConfig(layers=2, channels=4, patch=2, tau=5)
 

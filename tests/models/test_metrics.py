@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from models.losses import Balance, balanced_mae, balanced_mse
 from models.metrics import Counts, Moments, mean_image, ssim, ssim_legacy, ssim_of_echoes
-from nowcast.verification import Tally
+from models.parts.losses import Balance, balanced_mae, balanced_mse
+from nowcast.scores.tally import Tally
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 RATIOS = ("csi", "far", "pod", "bias", "hss", "gss", "cor_bin")

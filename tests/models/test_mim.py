@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import LSTMState
 from models.mim import MIM, MemoryCell, MIMCell, MIMConfig, MIMLayerState
-from models.spatiotemporal import GateConv, STLSTMCell
+from models.parts.blocks import LSTMState
+from models.parts.spatiotemporal import GateConv, STLSTMCell
 
 C, D, SIZE = 2, 3, (2, 4, 5)
 SIGMOID_1 = 0.7310585786300049

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import LSTMState
+from models.parts.blocks import LSTMState
+from models.parts.spatiotemporal import GateConv
 from models.predrnnpp import CausalLSTMCell, GradientHighway, PredRNNPP, PredRNNPPConfig
-from models.spatiotemporal import GateConv
 
 C, D = 2, 3
 SIGMOID_1 = 0.7310585786300049

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.checkpoint import Card, Source, Task, save
 from models.convlstm import ConvLSTM, ConvLSTMConfig
-from nowcast import promotion
-from nowcast.skillfile import JUDGED_DBZ, SKILL_FILE, Scored, Skill, write_skill
-from nowcast.verification import Tally
+from nowcast.methods.networks.checkpoint import Card, Source, Task, save
+from nowcast.scores.skillfile import JUDGED_DBZ, SKILL_FILE, Scored, Skill, write_skill
+from nowcast.scores.tally import Tally
+from nowcast.training import promotion
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nowcast.frame import Quantity, RawFrame
-from nowcast.grid import Grid
-from nowcast.odim_writer import write_odim
+from nowcast.frame.frame import Quantity, RawFrame
+from nowcast.frame.grid import Grid
+from nowcast.simulation.odim_writer import write_odim
 
 START = datetime(2026, 11, 21, 6, 0, tzinfo=UTC)
 GRID = Grid.from_crs("EPSG:3067", nx=64, ny=48, x0=300_000, y0=6_900_000, dx=2_000, dy=2_000)

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from api.app import create_app
 from api.service import Service
-from nowcast.archive import Archive
-from nowcast.domain import Domain
-from nowcast.forecast import ForecastRecord, Prediction
-from nowcast.frame import frame_array
-from nowcast.grid import Grid
-from nowcast.scorebook import ScoreBook
+from nowcast.archive.archive import Archive
+from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.store import ForecastStore
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import frame_array
+from nowcast.frame.grid import Grid
+from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.tally import Tally
 from nowcast.settings import Settings
-from nowcast.store import ForecastStore
-from nowcast.verification import Tally
 
 #: Issue time of the newest forecast in the data directory, and time of its newest frame.
 ISSUED = datetime(2026, 1, 1, 12, tzinfo=UTC)

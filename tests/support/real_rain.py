@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nowcast.domain import Domain
-from nowcast.frame import normalise
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import normalise
 from nowcast.readers import read
 
 #: Folder, minutes between frames, index of the first frame: a shower, a winter band, convection, snow.

@@ -13,14 +13,14 @@ import torch
 from models.convlstm import ConvLSTMConfig
 from models.exceedance import ExceedanceConfig
 from models.registry import PRESETS
-from nowcast.archive import Archive
-from nowcast.domain import Domain
-from nowcast.frame import normalise
-from nowcast.grid import Grid
-from nowcast.sequences import Shape
+from nowcast.archive.archive import Archive
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import normalise
+from nowcast.frame.grid import Grid
 from nowcast.simulation import Storm
-from nowcast.training import train
-from nowcast.training_plan import Plan
+from nowcast.training.plan import Plan
+from nowcast.training.run import train
+from nowcast.training.sequences import Shape
 
 GRID = Grid.from_crs("+proj=laea +lat_0=52 +lon_0=5", nx=72, ny=64, x0=-36e3, y0=32e3, dx=1000, dy=1000)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from nowcast.domain import Domain
-from nowcast.frame import RawFrame
-from nowcast.grid import Grid
-from nowcast.odim_writer import write_odim
+from nowcast.frame.domain import Domain
+from nowcast.frame.frame import RawFrame
+from nowcast.frame.grid import Grid
 from nowcast.settings import Settings
 from nowcast.simulation import Storm
+from nowcast.simulation.odim_writer import write_odim
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STEP = timedelta(minutes=5)

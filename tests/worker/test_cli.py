@@ -15,13 +15,14 @@ import xarray as xr
 from PIL import Image
 from weather import START, STEP, drop, raw_frames
 
-from models.checkpoint import Card, Task, save
 from models.convlstm import ConvLSTM, ConvLSTMConfig
-from nowcast import network as bridge
 from nowcast.compute import Compute
 from nowcast.errors import WeightsError
-from nowcast.forecast import read_record
-from worker import cli, commands
+from nowcast.forecast.file import read_record
+from nowcast.methods.networks import loading as bridge
+from nowcast.methods.networks.checkpoint import Card, Task, save
+from worker import cli
+from worker.cli import commands
 
 #: Networks of the papers' sizes, for which the package has no weights.
 UNSHIPPED = ("unet_standard", "convlstm_paper")

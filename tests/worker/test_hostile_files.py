@@ -15,11 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
-from nowcast.archive import Archive
-from nowcast.domain import Domain
-from nowcast.odim_writer import write_odim
+from nowcast.archive.archive import Archive
+from nowcast.frame.domain import Domain
 from nowcast.settings import Settings
 from nowcast.simulation import Storm
+from nowcast.simulation.odim_writer import write_odim
 from nowcast.telemetry import Telemetry
 from worker.ingest import Ingest
 

@@ -12,17 +12,17 @@ import redis
 import torch
 from weather import DOMAIN, GRID, START, STEP, raw_frames, settings
 
-from models.checkpoint import Card, Task, save
 from models.convlstm import ConvLSTM, ConvLSTMConfig
-from nowcast import network as bridge
-from nowcast.archive import Archive
+from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
-from nowcast.engine import Engine
 from nowcast.errors import UnknownModel
-from nowcast.frame import normalise
-from nowcast.methods import METHODS
+from nowcast.forecast.store import ForecastStore, read_record
+from nowcast.frame.frame import normalise
+from nowcast.methods.fallback import METHODS
+from nowcast.methods.networks import loading as bridge
+from nowcast.methods.networks.checkpoint import Card, Task, save
+from nowcast.methods.networks.engine import Engine
 from nowcast.settings import Settings
-from nowcast.store import ForecastStore, read_record
 from nowcast.telemetry import Telemetry
 from worker.bus import FORECASTS, FRAMES, Bus, Consumer
 from worker.infer import Infer, InferLoop, Job

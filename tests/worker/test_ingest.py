@@ -17,10 +17,10 @@ import redis
 from weather import DOMAIN, GRID, START, STEP, drop, filled, raw_frames, settings
 
 from nowcast import errors
-from nowcast.archive import Archive
+from nowcast.archive.archive import Archive
 from nowcast.errors import StorageError
-from nowcast.frame import RawFrame, normalise
-from nowcast.sandbox import SandboxedReader
+from nowcast.frame.frame import RawFrame, normalise
+from nowcast.readers.sandbox import SandboxedReader
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
 from worker.bus import FRAMES, Bus

@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nowcast.archive import Archive
+from nowcast.archive.archive import Archive
 from nowcast.errors import BusError
-from nowcast.odim_writer import write_odim
-from nowcast.scorebook import ScoreBook
+from nowcast.forecast.store import ForecastStore
+from nowcast.scores.scorebook import ScoreBook
 from nowcast.simulation import Storm
-from nowcast.store import ForecastStore
+from nowcast.simulation.odim_writer import write_odim
 from worker.broker import find_server
 from worker.bus import FORECASTS, FRAMES, connect, dead
 from worker.up import free_ports
@@ -29,7 +29,14 @@ from worker.up import free_ports
 STEP = timedelta(minutes=5)
 
 #: What may be killed, by a word of its command line.
-VICTIMS = ("worker ingest", "worker infer", "worker verify", "valkey-server", "nowcast.sandbox", "api.app")
+VICTIMS = (
+    "worker ingest",
+    "worker infer",
+    "worker verify",
+    "valkey-server",
+    "nowcast.readers.sandbox",
+    "api.app",
+)
 
 
 class Replay:
@@ -170,4 +177,4 @@ def test_a_real_event_survives_thirty_kills(tmp_path: Path, shared_data: Path) -
     finally:
         replay.stop()
     assert len(replay.kills) == 30
-    assert set(replay.kills) >= set(VICTIMS) - {"nowcast.sandbox"}  # which rarely lives long enough
+    assert set(replay.kills) >= set(VICTIMS) - {"nowcast.readers.sandbox"}  # which rarely lives long enough

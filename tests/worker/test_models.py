@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from candidates import candidate
 
-from nowcast.model_store import Shelf, current_of
-from worker import models_commands
+from nowcast.methods.networks.versions import Shelf, current_of
 from worker.cli import main
+from worker.cli import models as models_commands
 
 Run = Callable[..., tuple[int, str, str]]
 

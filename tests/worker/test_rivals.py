@@ -11,20 +11,21 @@ import pytest
 import xarray as xr
 from weather import DOMAIN, GRID, START, STEP, raw_frames, settings
 
-from nowcast import methods
-from nowcast.archive import Archive
-from nowcast.cube import load_cube
-from nowcast.extrapolation import Extrapolation
-from nowcast.forecast import Prediction
-from nowcast.frame import normalise
-from nowcast.methods import METHODS
-from nowcast.prior import Prior
-from nowcast.scorebook import ScoreBook
+from nowcast.archive.archive import Archive
+from nowcast.forecast.file import Prediction
+from nowcast.forecast.store import ForecastStore, read_record
+from nowcast.frame.frame import normalise
+from nowcast.hindcast import rivals
+from nowcast.methods import fallback as methods
+from nowcast.methods.cube import load_cube
+from nowcast.methods.extrapolation import Extrapolation
+from nowcast.methods.fallback import METHODS
+from nowcast.methods.shipped_scores import Prior
+from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.tally import Tally
 from nowcast.settings import Settings
-from nowcast.store import ForecastStore, read_record
 from nowcast.telemetry import Telemetry
-from nowcast.verification import Tally
-from worker import rivals, verify
+from worker import verify
 from worker.infer import Infer, Job
 from worker.verify import Verify
 

@@ -16,12 +16,13 @@ from drifting import write_frames
 from trainable import rainy_archive
 
 from models.registry import PRESETS
-from nowcast.archive import Archive
+from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
-from nowcast.echo_training import Outcome
-from nowcast.network import network
-from nowcast.skillfile import read_skill
-from worker import cli, training_commands
+from nowcast.methods.networks.loading import network
+from nowcast.scores.skillfile import read_skill
+from nowcast.training.echo.run import Outcome
+from worker import cli
+from worker.cli import training as training_commands
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -153,7 +154,7 @@ def test_a_missing_package_names_its_extra(
 
 
 def test_fanet_has_its_own_training(train: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nowcast import echo_training
+    from nowcast.training.echo import run as echo_training
 
     asked: dict[str, object] = {}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from weather import DOMAIN, GRID, START, STEP, raw_frames, settings
 
-from nowcast.archive import Archive
-from nowcast.frame import normalise
-from nowcast.scorebook import ScoreBook
+from nowcast.archive.archive import Archive
+from nowcast.forecast.store import ForecastStore, read_lead
+from nowcast.frame.frame import normalise
+from nowcast.scores.scorebook import ScoreBook
 from nowcast.settings import Settings
-from nowcast.store import ForecastStore, read_lead
 from nowcast.telemetry import Telemetry
 from worker.infer import Infer, Job
 from worker.verify import Verify

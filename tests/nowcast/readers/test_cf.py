@@ -12,8 +12,8 @@ from hostile import damaged, outcomes
 from pyproj import Transformer
 
 from nowcast.errors import RefusedProduct, TooLarge, UnknownFormat, UnreadableFile
-from nowcast.frame import Quantity, frame_array
-from nowcast.grid import Grid
+from nowcast.frame.frame import Quantity, frame_array
+from nowcast.frame.grid import Grid
 from nowcast.readers import Limits, cf, read
 
 CPOL = "train/cpol_darwin_20061116/CPOL_radar.nc"

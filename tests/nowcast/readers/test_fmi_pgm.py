@@ -11,7 +11,7 @@ from hostile import damaged, outcomes
 from pyproj import Proj
 
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 from nowcast.readers import fmi_pgm
 from nowcast.readers.source import Limits, Source
 

@@ -11,7 +11,7 @@ import pytest
 from hostile import damaged, outcomes
 
 from nowcast.errors import MissingExtra, RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 from nowcast.readers import geotiff
 from nowcast.readers.source import Limits, Source
 

@@ -14,7 +14,7 @@ from hostile import damaged, outcomes
 from PIL import Image
 
 from nowcast.errors import MissingExtra, RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 from nowcast.readers import grib
 from nowcast.readers.source import Limits, Source
 

@@ -10,7 +10,7 @@ import pytest
 from hostile import damaged, outcomes
 
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 from nowcast.readers import Limits, knmi, read
 
 PROJ = "+proj=stere +lat_0=90 +lon_0=0 +lat_ts=60 +a=6378.14 +b=6356.75 +x_0=0 y_0=0"

@@ -13,7 +13,7 @@ from PIL import Image
 from pyproj import Transformer
 
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 from nowcast.readers import mch_gif
 from nowcast.readers.source import Limits, Source
 

@@ -11,7 +11,7 @@ import xarray as xr
 from hostile import damaged, outcomes
 
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 from nowcast.readers import nimrod
 from nowcast.readers.source import Limits, Source
 

@@ -12,7 +12,7 @@ from hostile import damaged, outcomes
 from pyproj import Transformer
 
 from nowcast.errors import InputError, RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 from nowcast.readers import Limits, odim, read
 
 LAEA = "+proj=laea +lat_0=55.0 +lon_0=10.0 +x_0=1950000.0 +y_0=-2100000.0 +units=m +ellps=WGS84"

@@ -13,7 +13,7 @@ import pytest
 from hostile import damaged, outcomes
 
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
-from nowcast.frame import Quantity, check_is_frame
+from nowcast.frame.frame import Quantity, check_is_frame
 from nowcast.readers import radolan
 from nowcast.readers.source import Limits, Source
 

@@ -11,7 +11,7 @@ import xarray as xr
 from hostile import damaged, outcomes
 
 from nowcast.errors import RefusedProduct, UnreadableFile
-from nowcast.frame import Quantity
+from nowcast.frame.frame import Quantity
 from nowcast.readers import rainfields, read
 
 REAL = "train/bom_rf3/66_brisbane_c10_20201031/66_20201031_051000.prcp-c10.nc"

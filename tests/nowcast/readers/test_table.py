@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nowcast.errors import InputError, RefusedProduct
-from nowcast.frame import Quantity, check_is_frame
+from nowcast.frame.frame import Quantity, check_is_frame
 from nowcast.readers import read
 
 

@@ -1,0 +1,1 @@
+"""E3D-LSTM: three-dimensional convolutions with a recalled memory."""

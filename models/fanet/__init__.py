@@ -1,0 +1,1 @@
+"""FANet: echo classes by attention over time."""

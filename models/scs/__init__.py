@@ -1,0 +1,1 @@
+"""SCS: the spatiotemporal coupled network, and its training."""

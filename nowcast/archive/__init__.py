@@ -1,0 +1,1 @@
+"""The archive of frames, which is the truth."""

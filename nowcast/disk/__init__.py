@@ -1,0 +1,1 @@
+"""How things lie on disk: durable files, netCDF, and what was read lately."""

@@ -1,0 +1,1 @@
+"""What a radar image is: units, grid, domain, and the frame itself."""

@@ -1,0 +1,57 @@
+"""A domain: one named composite with its step, grid, thresholds and Z-R relation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from nowcast.frame.grid import Grid
+from nowcast.frame.units import MAX_DBZ, ZR
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the service must know of one radar composite.
+
+    Attributes:
+        name: Identifier, used in paths and URLs: lower-case letters, digits, ``-`` and ``_``.
+        step_minutes: Time between two frames, and between two lead times.
+        leads: Number of lead times in a forecast.
+        history: Frames a forecast looks back on, newest included.
+        thresholds_dbz: Reflectivities verification counts events at.
+        zr: Relation between reflectivity and rain rate.
+        grid: Cells of the domain; ``None`` takes the grid of the first frame.
+        reproject: Whether frames on other grids are brought to ``grid`` (else they are refused).
+        max_dbz: Larger reflectivities are artefacts and are bounded to this.
+        model: Method whose forecast is served.
+        future_minutes: A frame further ahead of the clock than this is refused.
+        backfill_minutes: Frames this much older than the newest count as late: they are archived but not
+            forecast from any more.
+        title: Name for people.
+        credit: Agency whose data this is, shown with every product.
+    """
+
+    name: str
+    step_minutes: int
+    leads: int = 12
+    history: int = 4
+    thresholds_dbz: tuple[float, ...] = (20.0, 30.0, 35.0, 40.0)
+    zr: ZR = field(default_factory=ZR)
+    grid: Grid | None = None
+    reproject: bool = False
+    max_dbz: float = MAX_DBZ
+    model: str = "auto"
+    future_minutes: int = 10
+    backfill_minutes: int = 180
+    title: str = ""
+    credit: str = ""
+
+    def nominal_time(self, time: datetime) -> datetime:
+        """Return the full step a frame's time stands for, or ``time`` itself if none is near.
+
+        Some agencies stamp a composite seconds after its nominal time; a quarter of a step is near.
+        """
+        step = self.step_minutes * 60
+        seconds = time.timestamp()
+        nominal = round(seconds / step) * step
+        return datetime.fromtimestamp(nominal, tz=UTC) if abs(nominal - seconds) <= step / 4 else time

@@ -1,0 +1,1 @@
+"""Methods judged by past frames."""

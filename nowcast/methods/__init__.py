@@ -1,0 +1,1 @@
+"""Ways to forecast, and which of them answers."""

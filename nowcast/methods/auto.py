@@ -1,0 +1,171 @@
+"""The method ``auto``: at each lead the field of the method that the gate chose for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from nowcast.compute import Compute
+from nowcast.errors import MissingExtra
+from nowcast.forecast.file import Method, Prediction
+from nowcast.frame.frame import to_datetime
+from nowcast.methods.attempt import FAILURES, FALLBACK, excuse, secured
+from nowcast.methods.gate import PERIOD, Choices, Evidence, describe, evidence_of, review
+from nowcast.methods.shipped_scores import Prior
+from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.skillfile import EXTRAPOLATION
+
+Methods = Mapping[str, Callable[[Compute], Method]]
+
+
+def candidates(prior: Prior, methods: Methods) -> tuple[str, ...]:
+    """Return the names of the methods the gate chooses among: those of the prior that there are."""
+    return tuple(name for name in prior.methods if name in methods)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one method forecasts, up to the last lead it is needed at."""
+
+    prediction: Prediction
+    leads: int
+    version: str
+
+
+class Auto:
+    """Serves at each lead the method that has won so far, and never one that loses to extrapolation.
+
+    A field is of one method as a whole; what changes from lead to lead is at most which. Methods are made
+    only when chosen, and forecast no further than to the last lead they are chosen for. One that fails hands
+    its leads to the next best.
+
+    What a domain's own scores say is reviewed at every full hour of the issue time, on valid times up to it:
+    a forecast made late, or again, comes out as it would have then.
+
+    Attributes:
+        name: Name of the method.
+        version: Of the rules; a forecast names the versions of its parts.
+    """
+
+    name = "auto"
+    version = "1"
+
+    def __init__(self, methods: Methods, compute: Compute, prior: Prior) -> None:
+        self._methods, self._prior = methods, prior
+        self._compute = replace(compute, untrained=False)  # random weights have not won anything
+        self._candidates = candidates(prior, methods)
+
+    @property
+    def frames(self) -> int:
+        """How many frames its candidates want to look back on at most; they are made to be asked."""
+        wanted = [0]
+        for name in self._candidates:
+            try:
+                wanted.append(getattr(self._methods[name](self._compute), "frames", None) or 0)
+            except FAILURES:
+                continue  # asked for a forecast, it will say why
+        return max(wanted)
+
+    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+        """Return the chosen fields, the method behind each and the reason for the choice.
+
+        Args:
+            cube: Of :func:`nowcast.methods.cube.build_cube`; its attribute ``domain``, if there is one, says
+                whose scores count.
+            leads: Number of lead times.
+
+        Raises:
+            NowcastError, RuntimeError, MemoryError, cv2.error: If extrapolation fails, which stands in for
+                every other method.
+        """
+        choices, reason = self._choices(cube, leads)
+        parts, served, failed, absent = self._parts(cube, choices)
+        predictions = {name: part.prediction for name, part in parts.items()}
+        shortfalls = {name: one.degraded_reason for name, one in predictions.items() if one.degraded_reason}
+        return Prediction(
+            _by_lead(served, predictions),
+            next((one.motion for one in predictions.values() if one.motion is not None), None),
+            "; ".join([*failed, *(f"{name}: {why}" for name, why in shortfalls.items())]),
+            version=", ".join(f"{name} {part.version}" for name, part in parts.items()),
+            methods=tuple(served),
+            choice_reason="; ".join([reason, *absent]),
+        )
+
+    def _choices(self, cube: xr.DataArray, leads: int) -> tuple[Choices, str]:
+        """Return what to serve at each lead, and why."""
+        minutes = [int(cube.attrs["step_minutes"]) * lead for lead in range(1, leads + 1)]
+        domain, scores = str(cube.attrs.get("domain", "")), self._compute.scores
+        days: Sequence[Evidence] = ()
+        if domain and scores is not None:
+            issued = to_datetime(cube["time"].values[-1])
+            days = _live(scores, domain, issued.replace(minute=0, second=0, microsecond=0))
+        days = [{key: counts for key, counts in day.items() if key[0] in self._candidates} for day in days]
+        choices = review(self._prior.evidence(self._candidates), days, minutes)
+        seen = sum(map(bool, days))
+        own = f"; own scores of {seen} day{'s' if seen > 1 else ''}" if seen else "; no scores of its own yet"
+        return choices, describe(choices, self._prior.provenance + own)
+
+    def _parts(
+        self, cube: xr.DataArray, choices: Choices
+    ) -> tuple[dict[str, _Part], list[str], list[str], list[str]]:
+        """Return what each method forecasts, the method of each lead, why better ones failed or are absent.
+
+        With it, all that may fail is done: an error at a late lead must not leave half a forecast.
+        """
+        parts: dict[str, _Part] = {}
+        failed: dict[str, str] = {}
+        absent: dict[str, str] = {}
+        while True:
+            out = failed.keys() | absent.keys()
+            served = [next(name for name in choice.ranking if name not in out) for choice in choices]
+            needed = {name: lead for lead, name in enumerate(served, start=1)}
+            name = next((name for name, lead in needed.items() if lead > _leads(parts.get(name))), None)
+            if name is None:
+                return parts, served, list(failed.values()), list(absent.values())
+            try:
+                parts[name] = self._part(name, cube, needed[name])
+            except MissingExtra as error:  # an installation without networks is whole as it is
+                absent[name] = str(error)
+            except FAILURES as error:
+                if name == EXTRAPOLATION:
+                    raise
+                failed[name] = excuse(name, error)
+
+    def _part(self, name: str, cube: xr.DataArray, leads: int) -> _Part:
+        method = self._methods[name](self._compute)
+        prediction = secured(method.predict(cube, leads), cube, leads, lazy=name in FALLBACK)
+        return _Part(prediction, leads, prediction.version or method.version)
+
+
+def _leads(part: _Part | None) -> int:
+    return 0 if part is None else part.leads
+
+
+def _by_lead(served: Sequence[str], predictions: Mapping[str, Prediction]) -> Iterator[NDArray[np.float32]]:
+    """Yield at each lead the field of the method that serves it."""
+    taken = dict.fromkeys(predictions, 0)
+    for lead, name in enumerate(served):
+        yield next(islice(predictions[name].fields, lead - taken[name], None))
+        taken[name] = lead + 1
+
+
+@lru_cache(maxsize=64)
+def _live(scores: Path, domain: str, until: datetime) -> tuple[Evidence, ...]:
+    """Return a domain's own evidence on every day up to a time, the oldest first; read once for an hour."""
+    start = (until - PERIOD).replace(hour=0)  # whole days are kept in memory
+    pairs = _book(scores).paired(domain, EXTRAPOLATION, start, until)
+    return tuple(evidence_of(of_day) for of_day in pairs)
+
+
+@lru_cache(maxsize=4)
+def _book(scores: Path) -> ScoreBook:
+    """Return a score book that remembers the days it has read."""
+    return ScoreBook(scores)

@@ -1,0 +1,1 @@
+"""Networks as forecasting methods: weights, tiles, memory."""

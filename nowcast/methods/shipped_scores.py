@@ -1,0 +1,126 @@
+"""The prior: what methods scored on events of the past, shipped for domains that have no scores yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nowcast.disk import files
+from nowcast.errors import UnreadableFile
+from nowcast.methods.gate import Counts, Evidence
+from nowcast.scores.scorefile import Key
+from nowcast.scores.skillfile import EXTRAPOLATION, JUDGED_DBZ
+
+#: The prior that comes with the package.
+PRIOR_FILE = Path(__file__).parents[1] / "data" / "gate.json"
+
+#: Version of the format; a file of another one is refused rather than misread.
+FORMAT = 1
+
+_COUNTS = ("hits", "misses", "false_alarms")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Scores from elsewhere.
+
+    Attributes:
+        counts: Hits, misses and false alarms ``(3, t)`` [pixels] at the gate's thresholds, by method and lead
+            [minutes], all over the same pixels; extrapolation has every lead that another method has.
+        provenance: Where they are from, in a few words: which events, how many, how it was made sure that no
+            method had seen them.
+
+    Raises:
+        ValueError: If counts have another shape, are negative or not finite, or extrapolation lacks a lead.
+    """
+
+    counts: Mapping[Key, Counts] = field(default_factory=dict)
+    provenance: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what the gate could not use."""
+        shape = len(_COUNTS), len(JUDGED_DBZ)
+        for (method, lead), counts in self.counts.items():
+            if counts.shape != shape:
+                raise ValueError(f"{method}, {lead} min: expected counts of {shape}, got {counts.shape}")
+            if not (np.isfinite(counts) & (counts >= 0)).all():
+                raise ValueError(f"{method}, {lead} min: expected counts of pixels, got {counts.tolist()}")
+            if (EXTRAPOLATION, lead) not in self.counts:
+                raise ValueError(f"{method}, {lead} min: expected counts of {EXTRAPOLATION} beside it")
+
+    def evidence(self, methods: Iterable[str]) -> Evidence:
+        """Return the counts of some methods beside extrapolation's."""
+        rivals = set(methods) - {EXTRAPOLATION}
+        return {
+            (method, lead): np.stack([counts, self.counts[EXTRAPOLATION, lead]])
+            for (method, lead), counts in self.counts.items()
+            if method in rivals
+        }
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods it has scores of, in alphabetical order."""
+        return tuple(sorted({method for method, _ in self.counts}))
+
+
+def write_prior(path: Path, prior: Prior) -> None:
+    """Publish a prior as JSON, one line for each method and lead, so that a change of it can be read.
+
+    Raises:
+        StorageError: If the disk refuses; what was there before is as it was.
+    """
+    head = {"format": FORMAT, "provenance": prior.provenance, "thresholds_dbz": JUDGED_DBZ}
+    lines = [
+        json.dumps(
+            {"method": method, "lead_minutes": lead}
+            | dict(zip(_COUNTS, np.rint(counts).astype(int).tolist(), strict=True))
+        )
+        for (method, lead), counts in sorted(prior.counts.items())
+    ]
+    opening, rows = json.dumps(head, ensure_ascii=False).removesuffix("}"), ",\n".join(lines)
+    files.write_bytes(path, f'{opening}, "counts": [\n{rows}\n]}}\n'.encode())
+
+
+def read_prior(path: Path) -> Prior:
+    """Return the prior in a file, an empty one if there is no file.
+
+    Raises:
+        UnreadableFile: If it is not as :func:`write_prior` left it.
+        StorageError: If the disk refuses.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        return _prior(content)
+    except FileNotFoundError:
+        return Prior()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableFile(f"{path} holds no prior: {error}") from error
+    except OSError as error:
+        raise files.storage_error("read", path, error) from error
+
+
+@lru_cache(maxsize=1)
+def shipped_prior() -> Prior:
+    """Return the prior that comes with the package; raises as :func:`read_prior`."""
+    return read_prior(PRIOR_FILE)
+
+
+def _prior(content: Any) -> Prior:
+    if content["format"] != FORMAT or tuple(content["thresholds_dbz"]) != JUDGED_DBZ:
+        raise ValueError(
+            f"expected format {FORMAT} at {JUDGED_DBZ} dBZ, "
+            f"got {content['format']!r} at {content['thresholds_dbz']}"
+        )
+    counts = {
+        (str(entry["method"]), int(entry["lead_minutes"])): np.array(
+            [entry[name] for name in _COUNTS], np.float64
+        )
+        for entry in content["counts"]
+    }
+    return Prior(counts, str(content["provenance"]))

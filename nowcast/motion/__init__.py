@@ -1,0 +1,1 @@
+"""How rain moves: optical flow, the moving air, scales and ranks of a field."""

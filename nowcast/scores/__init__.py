@@ -1,0 +1,1 @@
+"""Scores of forecasts against the truth, as sums that may be pooled."""

@@ -1,0 +1,200 @@
+"""What a candidate scored on held-out events, beside what its references did: ``skill.json`` of a checkpoint.
+
+One tally for each event, issue time and lead, so that two candidates can be compared on what both were
+scored on. Ratios are made last, of sums: of an event, of all events, or of a resample of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nowcast.disk import files
+from nowcast.errors import UnreadableFile
+from nowcast.scores.tally import Tally
+
+#: Name of the file in a checkpoint's folder.
+SKILL_FILE = "skill.json"
+
+#: Version of the format; a file of another one is refused rather than misread.
+FORMAT = 1
+
+#: Methods that a candidate is measured against, by the names they have in :attr:`Skill.references`.
+PERSISTENCE, EXTRAPOLATION = "persistence", "extrapolation"
+
+#: Thresholds [dBZ] of the one number a forecast is judged by: light, moderate and heavy rain.
+JUDGED_DBZ = (20.0, 30.0, 35.0)
+
+#: Tallies by event, issue time (UTC) and lead [minutes].
+Scored = Mapping[str, Mapping[datetime, Mapping[int, Tally]]]
+
+#: Event, issue time and lead [minutes] of one forecast field.
+Key = tuple[str, datetime, int]
+
+
+@dataclass(frozen=True)
+class Skill:
+    """What a candidate and its references scored, all at the same thresholds and windows.
+
+    Attributes:
+        events: Tallies of the candidate.
+        references: Tallies of other methods, by name of the method.
+
+    Raises:
+        ValueError: If an issue time has no zone, a lead is not positive, or tallies could not be added.
+    """
+
+    events: Scored
+    references: Mapping[str, Scored] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be written, or not be pooled."""
+        first: Tally | None = None
+        for scored in (self.events, *self.references.values()):
+            for (event, issued, lead), tally in entries(scored):
+                if issued.tzinfo is None:
+                    raise ValueError(f"{event}: expected issue times with a zone, got {issued} without")
+                if lead <= 0:
+                    raise ValueError(f"{event}, {files.iso(issued)}: expected positive leads, got {lead}")
+                first = first or tally
+                if not tally.is_like(first):
+                    got, expected = (
+                        f"{one.thresholds_dbz} dBZ over {one.windows_km} km" for one in (tally, first)
+                    )
+                    where = f"{event}, {files.iso(issued)}, {lead} min"
+                    raise ValueError(f"{where}: expected scores at {expected}, got {got}")
+
+    @property
+    def thresholds_dbz(self) -> tuple[float, ...]:
+        """Thresholds of every tally; none if there is no tally."""
+        return next((tally.thresholds_dbz for _, tally in entries(self.events)), ())
+
+
+def entries(scored: Scored) -> Iterator[tuple[Key, Tally]]:
+    """Yield event, issue time and lead of each tally, with the tally."""
+    for event, times in scored.items():
+        for issued, leads in times.items():
+            for lead, tally in leads.items():
+                yield (event, issued, lead), tally
+
+
+def shared(first: Scored, second: Scored) -> tuple[Scored, Scored]:
+    """Return both, less the forecast fields only one was scored on."""
+    keys = dict(entries(first)).keys() & dict(entries(second)).keys()
+    return _restricted(first, keys), _restricted(second, keys)
+
+
+def pooled(scored: Scored, events: Iterable[str] | None = None) -> dict[int, Tally]:
+    """Return one tally for each lead [minutes], ascending: the sum over issue times and events.
+
+    Args:
+        scored: Tallies of a method.
+        events: Names of the events to pool; all of them if left out.
+
+    Raises:
+        KeyError: If there is no event of a name asked for.
+    """
+    sums: dict[int, Tally] = {}
+    chosen = scored if events is None else {name: scored[name] for name in events}
+    for (_, _, lead), tally in entries(chosen):
+        sums[lead] = sums[lead] + tally if lead in sums else tally
+    return dict(sorted(sums.items()))
+
+
+def mean_csi(by_lead: Mapping[int, Tally], thresholds_dbz: Iterable[float] = JUDGED_DBZ) -> float | None:
+    """Return the mean over leads and thresholds of the CSI of pooled tallies, 0 to 1.
+
+    A lead and threshold counts where the truth reached the threshold; which ones do is thus the same for
+    every method scored on the same forecasts. ``None`` if none does.
+
+    Raises:
+        ValueError: If a threshold is none of the tallies'.
+    """
+    cells = [tally.contingency(threshold) for tally in by_lead.values() for threshold in thresholds_dbz]
+    found = [cell.csi for cell in cells if cell.hits + cell.misses]
+    return sum(csi or 0.0 for csi in found) / len(found) if found else None
+
+
+def beside(skill: Skill, reference: str = EXTRAPOLATION) -> tuple[float | None, float | None]:
+    """Return mean CSI of a candidate and of a reference, on what both were scored on; ``None`` if unknown."""
+    if not set(JUDGED_DBZ) <= set(skill.thresholds_dbz):
+        return None, None
+    mine, others = shared(skill.events, skill.references.get(reference, {}))
+    return mean_csi(pooled(mine)), mean_csi(pooled(others))
+
+
+def write_skill(path: Path, skill: Skill) -> None:
+    """Publish what a candidate scored, as JSON.
+
+    Raises:
+        StorageError: If the disk refuses; what was there before is as it was.
+    """
+    content = {
+        "format": FORMAT,
+        "events": _plain(skill.events),
+        "references": {name: _plain(scored) for name, scored in skill.references.items()},
+    }
+    files.write_bytes(path, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
+
+
+def read_skill(path: Path) -> Skill:
+    """Return what a candidate scored.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableFile: If it is not as :func:`write_skill` left it.
+        StorageError: If the disk refuses.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise ValueError(f"expected format {FORMAT}, got {content['format']!r:.60}")
+        references = {name: _scored(one) for name, one in content["references"].items()}
+        return Skill(_scored(content["events"]), references)
+    except FileNotFoundError:
+        raise
+    except KeyError as error:
+        raise UnreadableFile(f"{path} holds no skill: expected the field {error}, got none") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UnreadableFile(f"{path} holds no skill: {error}") from error
+    except OSError as error:
+        raise files.storage_error("read", path, error) from error
+
+
+def _restricted(scored: Scored, keys: Set[Key]) -> Scored:
+    rest: dict[str, dict[datetime, dict[int, Tally]]] = {}
+    for (event, issued, lead), tally in entries(scored):
+        if (event, issued, lead) in keys:
+            rest.setdefault(event, {}).setdefault(issued, {})[lead] = tally
+    return rest
+
+
+def _plain(scored: Scored) -> dict[str, Any]:
+    return {
+        event: {
+            files.iso(issued): {str(lead): tally.to_dict() for lead, tally in leads.items()}
+            for issued, leads in times.items()
+        }
+        for event, times in scored.items()
+    }
+
+
+def _scored(content: dict[str, Any]) -> Scored:
+    return {
+        event: {
+            _issue_time(text): {int(lead): Tally.from_dict(tally) for lead, tally in leads.items()}
+            for text, leads in times.items()
+        }
+        for event, times in content.items()
+    }
+
+
+def _issue_time(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"expected issue times with a zone, got {text!r:.60}")
+    return moment.astimezone(UTC)

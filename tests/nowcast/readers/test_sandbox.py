@@ -1,0 +1,115 @@
+"""The reading process: what it may cost is bounded, and whatever happens to it is one clear error."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nowcast.errors import TooLarge, UnknownFormat, UnreadableFile
+from nowcast.readers import Limits, read
+from nowcast.readers.sandbox import SandboxedReader
+from nowcast.simulation import Storm
+from nowcast.simulation.odim_writer import write_odim
+
+
+@pytest.fixture
+def reader() -> Iterator[SandboxedReader]:
+    with SandboxedReader(seconds=20) as sandboxed:
+        yield sandboxed
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> Path:
+    path = tmp_path / "simulated.h5"
+    write_odim(path, Storm(seed=2).frame(0))
+    return path
+
+
+def child_of(reader: SandboxedReader) -> int:
+    assert reader._child is not None
+    return reader._child.pid
+
+
+def test_a_frame_comes_through_the_process_unchanged(reader: SandboxedReader, simulated: Path) -> None:
+    (expected,), (got,) = list(read(simulated)), list(reader.read(simulated))
+    np.testing.assert_array_equal(got.values, expected.values)
+    assert (got.grid, got.time, got.quantity) == (expected.grid, expected.time, expected.quantity)
+    assert (got.interval_minutes, got.source) == (expected.interval_minutes, expected.source)
+    assert got.attributes == expected.attributes
+
+
+def test_the_process_is_kept_between_files(reader: SandboxedReader, simulated: Path) -> None:
+    list(reader.read(simulated))
+    first = child_of(reader)
+    list(reader.read(simulated))
+    assert child_of(reader) == first
+
+
+def test_an_error_of_a_reader_keeps_its_kind_and_sentence(reader: SandboxedReader, tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear radar,")
+    with pytest.raises(UnknownFormat, match=r"letter\.txt"):
+        list(reader.read(path))
+
+
+def test_a_read_that_hangs_is_stopped_and_the_next_file_is_read(simulated: Path) -> None:
+    with SandboxedReader(seconds=1.0) as reader:
+        reader.warm_up()
+        os.kill(child_of(reader), signal.SIGSTOP)  # a library in an endless loop looks the same from here
+        start = time.monotonic()
+        with pytest.raises(
+            UnreadableFile, match=r"simulated\.h5: reading took longer than 1 s and was stopped"
+        ):
+            list(reader.read(simulated))
+        assert time.monotonic() - start < 3
+        reader.seconds = 20.0
+        assert len(list(reader.read(simulated))) == 1
+
+
+def test_a_process_that_dies_is_an_error_of_that_file_only(reader: SandboxedReader, simulated: Path) -> None:
+    reader.warm_up()
+    os.kill(child_of(reader), signal.SIGSTOP)
+    killer = threading.Timer(0.3, os.kill, (child_of(reader), signal.SIGKILL))
+    killer.start()
+    with pytest.raises(UnreadableFile, match=r"simulated\.h5: the reading process died of it \(signal 9\)"):
+        list(reader.read(simulated))
+    killer.join()
+    assert len(list(reader.read(simulated))) == 1
+
+
+def test_memory_beyond_the_bound_is_refused_not_taken(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.pgm.gz"
+    with gzip.open(bomb, "wb", compresslevel=1) as file:
+        file.write(b"P5\n# obstime 202601010000\n# param CorrectedReflectivity\n# projection radar {\n")
+        for _ in range(64):
+            file.write(bytes(2**24))
+    generous = Limits(max_expanded_bytes=2**33)
+    with (
+        SandboxedReader(seconds=60, memory_mb=768, limits=generous) as reader,
+        pytest.raises(TooLarge, match=r"bomb\.pgm\.gz: takes more memory to read than it may"),
+    ):
+        list(reader.read(bomb))
+
+
+def test_abandoning_a_file_half_way_leaves_no_stale_answer(reader: SandboxedReader, simulated: Path) -> None:
+    frames = reader.read(simulated)
+    next(frames)
+    frames.close()
+    assert len(list(reader.read(simulated))) == 1
+
+
+def test_a_file_left_half_read_does_not_answer_for_the_next(reader: SandboxedReader, simulated: Path) -> None:
+    half_read = reader.read(simulated)
+    next(half_read)
+    assert len(list(reader.read(simulated))) == 1
+    assert len(list(reader.read(simulated))) == 1
+    half_read.close()
+    assert len(list(reader.read(simulated))) == 1

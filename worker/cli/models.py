@@ -1,0 +1,173 @@
+"""What ``nowcast models`` does besides parsing: tables of the model store, promotion and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nowcast.errors import InputError
+from nowcast.methods.networks.versions import CARD_FILE, CONFIG_FILE, SHIPPED, Change, Shelf, hash_of
+from nowcast.names import NETWORKS
+from nowcast.scores.skillfile import EXTRAPOLATION, PERSISTENCE, SKILL_FILE, Skill, beside, pooled, read_skill
+
+#: How ``ls`` and ``show`` name weights that are no version: those of the package, and a checkpoint that lies
+#: in the store by itself.
+OF_PACKAGE, UNVERSIONED = "shipped", "unversioned"
+
+
+class _Line(NamedTuple):
+    """One row of ``ls``: a version, since when it is served, if so, its score and extrapolation's, a note."""
+
+    model: str
+    version: str
+    served: str
+    score: float | None = None
+    extrapolation: float | None = None
+    note: str = ""
+
+
+def list_models(store: Path) -> None:
+    """Print models and versions: which is served, since when, its score beside extrapolation's."""
+    table = Table()
+    for heading in ("model", "version", "served since", "CSI / extrapolation", "note"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "version")
+    for line in (line for name in NETWORKS for line in _lines(store, name)):
+        scores = f"{_number(line.score)} / {_number(line.extrapolation)}"
+        table.add_row(line.model, line.version, line.served, scores, line.note)
+    Console().print(table if table.row_count else f"there are no weights in {store}, and none in the package")
+
+
+def show_model(store: Path, model: str, version: str | None) -> None:
+    """Print what is known of a version, by default of the one that is served.
+
+    Raises:
+        NotFound: If there is none.
+        WeightsError: If its weights are damaged.
+    """
+    from nowcast.methods.networks.loading import verified
+
+    shelf = Shelf(store, model)
+    folder = _folder(shelf, version)
+    card = verified(model, folder)
+    console = Console()
+    facts: dict[str, Any] = {
+        "folder": folder,
+        "sha256": hash_of(folder),
+        "configuration": card.config,
+        "task": card.task,
+        "code": card.git_hash or "unknown",
+        "card": folder / CARD_FILE if (folder / CARD_FILE).exists() else "none",
+    }
+    for name, fact in facts.items():
+        _print(console, name, fact)
+    for source in card.data:
+        _print(console, "data", ", ".join(filter(None, vars(source).values())))
+    for name, score in card.scores.items():
+        _print(console, name, _number(score, ".4g"))
+    print_scores(console, folder)
+    for change in shelf.history():
+        _print(console, f"{change.when:%Y-%m-%d %H:%M}", _told(change))
+
+
+def promote_candidate(store: Path, model: str, candidate: Path, *, force: bool) -> bool:
+    """Promote a candidate or say why not; return whether it was promoted."""
+    from nowcast.training.promotion import promote
+
+    done = promote(store, model, candidate, force=force)
+    verdict = f"against {done.against}: {done.verdict}"
+    if done.version is None:
+        typer.echo(
+            f"nowcast: {model} is not promoted, expected the whole interval above 0; {verdict}", err=True
+        )
+    else:
+        how = "promoted by force" if done.forced else "promoted"
+        typer.echo(f"{model}: {done.version} {how}; {verdict}")
+    return done.version is not None
+
+
+def roll_back(store: Path, model: str) -> None:
+    """Go back to the version before the current one."""
+    from nowcast.training.promotion import rollback
+
+    change = rollback(store, model)
+    typer.echo(f"{model}: {change.version} is current again, {change.verdict}")
+
+
+def _lines(store: Path, name: str) -> Iterator[_Line]:
+    """Yield the rows of a model: versions by age, then what is served where none was ever promoted."""
+    shelf = Shelf(store, name)
+    history = shelf.history()
+    promotions = {change.version: change for change in history if change.action == "promote"}
+    for version in shelf.versions():
+        if (change := promotions.get(version)) is None:
+            yield _Line(name, version, "", note="never current")
+            continue
+        served = f"{history[-1].when:%Y-%m-%d %H:%M}" if version == history[-1].version else ""
+        yield _Line(name, version, served, change.score, change.extrapolation, "forced" * change.forced)
+    for place, (version, folder) in enumerate(_unversioned(shelf)):
+        skill = _skill(folder)
+        served = "" if history or place else "-"
+        yield _Line(name, version, served, *(beside(skill) if skill else (None, None)))
+
+
+def _unversioned(shelf: Shelf) -> list[tuple[str, Path]]:
+    """Return name and folder of a model's weights that are no version, in the order they are looked for."""
+    folders = ((UNVERSIONED, shelf.folder), (OF_PACKAGE, SHIPPED / shelf.model))
+    return [(name, folder) for name, folder in folders if (folder / CONFIG_FILE).is_file()]
+
+
+def _folder(shelf: Shelf, version: str | None) -> Path:
+    """Return the folder of a version, or without a name of what is served."""
+    unversioned = dict(_unversioned(shelf))
+    if version in unversioned:
+        return unversioned[version]
+    if version is None and shelf.current() is None and unversioned:
+        return next(iter(unversioned.values()))
+    return shelf.version(version)
+
+
+def _skill(folder: Path) -> Skill | None:
+    """Return what a checkpoint scored, ``None`` if that is not known."""
+    try:
+        return read_skill(folder / SKILL_FILE)
+    except (FileNotFoundError, InputError):
+        return None
+
+
+def print_scores(console: Console, folder: Path) -> None:
+    """Print CSI by lead and threshold, beside extrapolation and persistence."""
+    from worker.cli.commands import score_table
+
+    skill = _skill(folder)
+    if skill is None:
+        _print(console, "scores", f"none in {folder / SKILL_FILE}")
+        return
+    methods = {"these weights": skill.events}
+    methods.update(
+        {name: skill.references[name] for name in (EXTRAPOLATION, PERSISTENCE) if name in skill.references}
+    )
+    rows = [
+        {"model": name, "lead_minutes": lead, **row}
+        for name, scored in methods.items()
+        for lead, tally in pooled(scored).items()
+        for row in tally.rows()
+    ]
+    console.print(score_table(rows, list(methods)))
+
+
+def _told(change: Change) -> str:
+    how = " by force" if change.forced else ""
+    return f"{change.action} {change.version}{how}: {change.verdict}"
+
+
+def _print(console: Console, name: str, fact: object) -> None:
+    console.print(f"{name}: {fact}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)
