@@ -28,7 +28,8 @@ from fastapi import FastAPI, Response
 
 from nowcast.archive.archive import Archive
 from nowcast.disk.files import iso
-from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.forecast.record import ForecastRecord
 from nowcast.forecast.store import ForecastStore
 from nowcast.frame.frame import frame_array
 from nowcast.frame.grid import Grid
@@ -107,7 +108,7 @@ def make_data(data_dir: Path) -> None:
         grid=grid,
     )  # fmt: skip
     ForecastStore(data_dir / "forecasts").save(
-        record, Prediction(field(step) for step in range(1, LEADS + 1))
+        record, Prediction(Lead(field(step)) for step in range(1, LEADS + 1))
     )
     tally = Tally((20.0, 30.0, 35.0, 40.0), windows_km=WINDOWS_KM, cell_km=grid.cell_km)
     tally.add(field(1), field(2))

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from nowcast.errors import MissingExtra
-from nowcast.forecast.file import Method, Prediction
+from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.frame.units import NO_ECHO_DBZ, ZR
+from nowcast.methods.cube import Cube
+from nowcast.methods.method import Method
 
 #: pysteps' own defaults for rain: from 0.1 mm/h on; what is less stands 5 dB of rain rate below that. In dBZ
 #: by Z = 200 R^1.6, which is linear in dB of rain rate, S-PROG and the motion come out the same as in that.
@@ -27,7 +28,7 @@ ORDER = 2
 Array = NDArray[np.float64]
 
 
-class PystepsExtrapolation:
+class PystepsExtrapolation(Method):
     """The newest frame carried along Lucas-Kanade motion; air from outside is not covered (NaN).
 
     What was not observed is taken for no echo: left out, it would spread along its edges with each step.
@@ -38,14 +39,14 @@ class PystepsExtrapolation:
     def __init__(self) -> None:
         self.version = _version()
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         """Return the carried fields; the motion stays pysteps' own."""
         with _quiet():
             velocity = _motion(_rain(cube.values))
-            return Prediction(iter(_carried(cube.values[-1], velocity, leads)))
+            return Prediction(map(Lead, _carried(cube.newest, velocity, leads)))
 
 
-class PystepsSprog:
+class PystepsSprog(Method):
     """S-PROG: scales of rain that fade as fast as they can be foreseen, carried along Lucas-Kanade motion.
 
     What is below :data:`RAIN_DBZ` is no echo to it, before and after. Where the last frames cannot be
@@ -57,7 +58,7 @@ class PystepsSprog:
     def __init__(self) -> None:
         self.version = _version()
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         """Return the faded fields; the motion stays pysteps' own."""
         from pysteps import nowcasts
 
@@ -70,12 +71,12 @@ class PystepsSprog:
                     sprog = nowcasts.get_method("sprog")
                     fields = sprog(rain[-ORDER - 1 :], velocity, leads, precip_thr=RAIN_DBZ)
                     if np.isfinite(fields).any(axis=(1, 2)).all():
-                        return Prediction(_echoes(fields))
+                        return Prediction(map(Lead, _echoes(fields)))
                     reason = "no number came out"
                 except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
                     reason = f"it raised {type(error).__name__}"
-            fields = _carried(cube.values[-1], velocity, leads)
-            return Prediction(iter(fields), degraded_reason=f"extrapolation instead of S-PROG: {reason}")
+            fields = _carried(cube.newest, velocity, leads)
+            return Prediction(map(Lead, fields), shortfalls=(f"extrapolation instead of S-PROG: {reason}",))
 
 
 #: The methods of pysteps by name.

@@ -26,8 +26,8 @@ from benchmarks.skill_table import Result, Section, figures, markdown, on_common
 from nowcast.compute import Compute
 from nowcast.disk import files
 from nowcast.errors import NotEnoughFrames, NowcastError, WrongInterval
-from nowcast.methods.fallback import METHODS
 from nowcast.methods.networks.versions import CONFIG_FILE, SHIPPED, current_of
+from nowcast.methods.registry import METHODS
 from nowcast.names import NETWORKS
 from nowcast.scores.skillfile import pooled
 

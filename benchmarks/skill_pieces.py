@@ -32,11 +32,11 @@ from benchmarks.pysteps_methods import PYSTEPS
 from nowcast.compute import Compute
 from nowcast.disk import files
 from nowcast.errors import NotEnoughFrames, StorageError
-from nowcast.forecast.file import Method
 from nowcast.hindcast.cases import Cases, Outcome, judge
-from nowcast.methods.attempt import FAILURES
 from nowcast.methods.auto import Auto, candidates
-from nowcast.methods.fallback import METHODS
+from nowcast.methods.fallback import FAILURES
+from nowcast.methods.method import Method
+from nowcast.methods.registry import METHODS
 from nowcast.methods.shipped_scores import PRIOR_FILE, shipped_prior
 from nowcast.readers.listing import FrameList
 from nowcast.scores.skillfile import JUDGED_DBZ

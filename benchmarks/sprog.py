@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import io
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from benchmarks.extrapolation import (
@@ -43,9 +43,9 @@ from benchmarks.extrapolation import (
 )
 from benchmarks.machine import machine
 from benchmarks.pysteps_methods import ORDER, RAIN_DBZ, ZERO_DBZ, PystepsSprog
-from nowcast.forecast.file import Method
-from nowcast.methods.cube import build_cube
+from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.extrapolation import Extrapolation
+from nowcast.methods.method import Method
 from nowcast.methods.sprog import SPROG
 from nowcast.motion.flow import motion_field
 
@@ -67,7 +67,7 @@ LEADS = 12
 MEMORY_MB = 1500.0
 
 Array = NDArray[np.float32]
-Forecaster = Callable[[xr.DataArray, int], list[Array]]
+Forecaster = Callable[[Cube, int], list[Array]]
 
 
 def by(method: Method) -> Forecaster:
@@ -75,7 +75,7 @@ def by(method: Method) -> Forecaster:
     return lambda cube, leads: list(method.predict(cube, leads).fields)
 
 
-def pysteps_on_our_motion(cube: xr.DataArray, leads: int) -> list[Array]:
+def pysteps_on_our_motion(cube: Cube, leads: int) -> list[Array]:
     """Return pysteps' S-PROG of the same rain, along the motion that ours takes."""
     from pysteps import nowcasts
 
@@ -180,15 +180,15 @@ def one_forecast(event: Event) -> dict[str, float]:
     """Return seconds, and memory [MB] beyond imports and frames, of a forecast in a process of its own."""
     cube = build_cube(event.frames(HISTORY), step_minutes=event.step_minutes, history=HISTORY)
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "cube.npy", cube.values)
-        command = [sys.executable, "-m", "benchmarks.sprog", "--one", str(Path(folder) / "cube.npy")]
+        (Path(folder) / "cube").write_bytes(pickle.dumps(cube))
+        command = [sys.executable, "-m", "benchmarks.sprog", "--one", str(Path(folder) / "cube")]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout))
 
 
 def report_one(path: Path) -> None:
     """Forecast once from a saved cube, letting each field go, and print time and memory as JSON."""
-    cube = xr.DataArray(np.load(path), dims=("time", "y", "x"))
+    cube: Cube = pickle.loads(path.read_bytes())
     before = _memory_mb("VmRSS")
     begun = time.perf_counter()
     for _ in SPROG().predict(cube, LEADS).fields:

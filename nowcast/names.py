@@ -1,6 +1,12 @@
-"""Names of the forecasting networks, known without loading one, which takes seconds."""
+"""Names that many must know and whose owners are too heavy to import."""
 
 from __future__ import annotations
+
+#: Methods that every other one is measured against, and that stand in for it.
+PERSISTENCE, EXTRAPOLATION = "persistence", "extrapolation"
+
+#: Methods that stand in for one that fails, best first.
+FALLBACK = (EXTRAPOLATION, PERSISTENCE)
 
 #: Presets of the networks that forecast, as :mod:`models.registry` has them; a test compares.
 PRESETS = (

@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import xarray as xr
-
 from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
 from nowcast.errors import BusError, NotEnoughFrames, NowcastError, SettingsError, UnknownModel
-from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.prediction import Prediction
+from nowcast.forecast.record import ForecastRecord
 from nowcast.forecast.store import ForecastStore, read_record
 from nowcast.frame.domain import Domain
-from nowcast.methods.answer import issue_batch, looking_back
-from nowcast.methods.cube import load_cube
-from nowcast.methods.fallback import METHODS, can_answer, takes_batches
+from nowcast.methods.answer import issue_batch, looking_back, ready
+from nowcast.methods.cube import Cube, load_cube
+from nowcast.methods.registry import METHODS
 from nowcast.settings import Settings, load_domains
 from nowcast.telemetry import Telemetry
 from worker.bus import FORECASTS, Bus, Consumer, Message
@@ -116,14 +115,14 @@ class Infer:
         batches: dict[object, list[Job]] = {}
         for job in jobs:
             domain = self._domains[job.domain]
-            together = takes_batches(domain.model, self._compute)
-            key = (domain.model, domain.leads) if together else job
+            method = ready(domain.model, self._compute)
+            key = (domain.model, domain.leads) if method and method.takes_batches else job
             batches.setdefault(key, []).append(job)
         return list(batches.values())
 
     def _make(self, jobs: Sequence[Job]) -> list[Job]:
         """Make the forecasts of a batch and return the jobs that are done with, failed ones excepted."""
-        cubes: dict[Job, xr.DataArray] = {}
+        cubes: dict[Job, Cube] = {}
         done: list[Job] = []
         issued: list[tuple[ForecastRecord, Prediction]] = []
         for job in jobs:
@@ -155,14 +154,14 @@ class Infer:
             log.error("%s %s: %s", job.domain, _clock(job), error)
             self._count(job.domain, self._model(job.domain), "failed")
 
-    def _publish(self, job: Job, cube: xr.DataArray, record: ForecastRecord, prediction: Prediction) -> None:
+    def _publish(self, job: Job, cube: Cube, record: ForecastRecord, prediction: Prediction) -> None:
         with self._telemetry.timed("publish", job.domain):  # lazy fields are made here, one by one
             self._store.save(record, prediction)
         self._announce(job, record.model)
         reason = record.degraded_reason
         self._count(job.domain, record.model, "degraded" if reason else "made")
         if reason:
-            cause = "frames" if cube.attrs["degraded_reason"] else "method"
+            cause = "frames" if cube.shortfalls else "method"
             self._telemetry.degraded.labels(job.domain, cause).inc()
         if job.arrived is not None:
             took = max(time.time() - job.arrived, 0.0)
@@ -272,7 +271,7 @@ def _make_ready(domains: Mapping[str, Domain], compute: Compute) -> None:
             raise UnknownModel(
                 f"domains.{name}.model: expected one of {', '.join(METHODS)}, got {domain.model!r}"
             )
-        if not can_answer(domain.model, compute):
+        if ready(domain.model, compute) is None:
             log.warning(
                 "%s: %s cannot answer yet; the reason will stand in the forecasts", name, domain.model
             )

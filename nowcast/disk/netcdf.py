@@ -95,6 +95,13 @@ def pack(dbz: NDArray[np.float32]) -> NDArray[np.int16]:
     return packed
 
 
+def pack_steps(values: NDArray[np.float32], step: np.float32) -> NDArray[np.int16]:
+    """Return values in steps of ``step``, from -32767 to 32767 of them; NaN becomes :data:`NOT_OBSERVED`."""
+    steps = np.clip(np.rint(values / step), -32767, 32767)
+    packed: NDArray[np.int16] = np.nan_to_num(steps, nan=float(NOT_OBSERVED)).astype(np.int16)
+    return packed
+
+
 def unpack(packed: NDArray[np.int16]) -> NDArray[np.float32]:
     """Return reflectivity [dBZ] of packed steps; :data:`NOT_OBSERVED` becomes NaN."""
     dbz = np.multiply(packed, SCALE_DBZ, dtype=np.float32)
@@ -178,6 +185,7 @@ def put_packed(
     attributes: Mapping[str, Any],
     *,
     coordinates: str = "",
+    step: np.float32 = SCALE_DBZ,
 ) -> h5py.Dataset:
     """Add an empty packed variable ``(*leading, y, x)`` that :func:`write_packed` fills field by field."""
     tile = tile_shape(grid.shape)
@@ -193,7 +201,7 @@ def put_packed(
         track_order=True,
     )
     put_attributes(variable, {key: value for key, value in attributes.items() if key not in _ENCODING})
-    encoding = {"scale_factor": SCALE_DBZ, "_FillValue": NOT_OBSERVED}
+    encoding = {"scale_factor": step, "_FillValue": NOT_OBSERVED}
     put_attributes(variable, encoding | ({"coordinates": coordinates} if coordinates else {}))
     for axis, dim in enumerate((*leading, "y", "x")):
         variable.dims[axis].attach_scale(file[dim])

@@ -1,14 +1,13 @@
-"""A forecast: what a method predicts, its record, and the CF netCDF file both become."""
+"""The CF netCDF file that a forecast becomes, and what is read from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,92 +16,16 @@ from numpy.typing import NDArray
 
 from nowcast.disk import files, netcdf
 from nowcast.errors import NoForecast, OutsideDomain, UnreadableFile
-from nowcast.forecast.variables import methods_in, put_methods, put_motion
-from nowcast.frame.frame import REFLECTIVITY_ATTRIBUTES
-from nowcast.frame.grid import Grid
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a method returns: one field per lead time, made when asked for.
-
-    Attributes:
-        fields: Yields float32 dBZ ``(y, x)``, lead after lead; NaN = not covered, -10 dBZ = no echo. Lazy, so
-            a continental grid never holds all leads in memory.
-        motion: Displacement ``(2, y, x)`` [cells per step; rows southward, columns eastward] behind the
-            forecast, or ``None`` where the method has none.
-        degraded_reason: Why the method fell short of its usual self, empty if it did not.
-        version: Version of what made it, where that is not always the method's own; else empty.
-        methods: Method of each lead, of a forecast that was put together of several; else empty.
-        choice_reason: Why those methods, empty where there was no choice.
-    """
-
-    fields: Iterator[NDArray[np.float32]]
-    motion: NDArray[np.float32] | None = None
-    degraded_reason: str = ""
-    version: str = ""
-    methods: tuple[str, ...] = ()
-    choice_reason: str = ""
-
-
-class Method(Protocol):
-    """A way to forecast: persistence, extrapolation, a network."""
-
-    name: str
-    version: str
-
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
-        """Return ``leads`` fields following the newest frame of ``cube`` ``reflectivity(time, y, x)``."""
-        ...
-
-
-@runtime_checkable
-class BatchMethod(Method, Protocol):
-    """A method that is faster asked for several forecasts at once: a network on a GPU."""
-
-    def predict_batch(self, cubes: Sequence[xr.DataArray], leads: int) -> list[Prediction]:
-        """Return a prediction for each of several cubes of one shape."""
-        ...
-
-
-@dataclass(frozen=True)
-class ForecastRecord:
-    """All a forecast file says about itself besides its numbers.
-
-    Attributes:
-        domain: Name of the domain.
-        issue_time: Time of the newest frame behind it, UTC.
-        step_minutes: Time between leads.
-        leads: Number of leads.
-        model: Name of the method.
-        model_version: Version, or hash of the weights.
-        input_frames: ISO times of the frames it was made from, oldest first; a bridged one is marked ``*``.
-        degraded_reason: Why a better method did not answer, empty if it did.
-        grid: Cells.
-        credit: Agency behind the data.
-        zr: Coefficients (a, b) of the Z-R relation behind dBZ and mm/h.
-        methods: Method behind each lead; empty if it is ``model`` throughout.
-        choice_reason: Why these methods were served, empty where there was no choice.
-    """
-
-    domain: str
-    issue_time: datetime
-    step_minutes: int
-    leads: int
-    model: str
-    model_version: str
-    input_frames: tuple[str, ...]
-    degraded_reason: str
-    grid: Grid
-    credit: str = ""
-    zr: tuple[float, float] = (200.0, 1.6)
-    methods: tuple[str, ...] = ()
-    choice_reason: str = ""
-
-    @property
-    def method_by_lead(self) -> tuple[str, ...]:
-        """Method behind each lead."""
-        return self.methods or (self.model,) * self.leads
+from nowcast.forecast.prediction import Prediction
+from nowcast.forecast.record import ForecastRecord
+from nowcast.forecast.variables import (
+    LeadVariables,
+    methods_in,
+    put_frame_layers,
+    put_members,
+    put_methods,
+    put_motion,
+)
 
 
 def write_forecast(
@@ -110,44 +33,36 @@ def write_forecast(
 ) -> None:
     """Publish a forecast as CF netCDF: ``reflectivity(lead_time, y, x)`` [dBZ], NaN = not covered.
 
-    Fields are taken from the prediction one by one and kept deflated, so one lead is in memory at a time.
+    Leads are taken from the prediction one by one and kept deflated, so one lead is in memory at a time. What
+    else the method gives becomes variables as well: ``probability(threshold, lead_time, y, x)``,
+    ``layer_<name>`` with or without ``lead_time``, ``reflectivity_member(member, lead_time, y, x)``.
 
     Args:
         path: Where the file shall be.
         record: What the file says about itself.
-        prediction: Fields, made while they are written; those beyond the record's leads are left.
+        prediction: Leads, made while they are written; those beyond the record's leads are left.
         exclusive: Never replace a file.
 
     Raises:
-        ValueError: If a field has another shape than the grid, or there are fewer than the record has leads.
+        ValueError: If an array has another shape than the grid, or there are fewer leads than the record has.
         FileExistsError: If ``exclusive`` and the file exists when the forecast is complete.
         StorageError: If the disk refuses; nothing is left behind.
     """
     with netcdf.new_file() as file:
         _put_coordinates(file, record)
-        variable = netcdf.put_packed(
-            file,
-            "reflectivity",
-            {"lead_time": record.leads},
-            record.grid,
-            netcdf.COMPUTED,
-            {**REFLECTIVITY_ATTRIBUTES, "ancillary_variables": "method"},
-            coordinates="time forecast_reference_time",
-        )
-        written = 0
-        for lead, field in enumerate(islice(prediction.fields, record.leads)):
-            if field.shape != record.grid.shape:
-                raise ValueError(
-                    f"{record.model}: expected fields of {record.grid.shape} cells, got {field.shape}"
-                )
-            netcdf.write_packed(variable, (lead,), netcdf.pack(field), netcdf.COMPUTED)
+        variables, written = LeadVariables(file, record, prediction), 0
+        for index, lead in enumerate(islice(prediction.leads, record.leads)):
+            variables.write(index, lead)
             written += 1
         if written != record.leads:
             raise ValueError(f"{record.model}: expected {record.leads} fields, got {written}")
+        put_frame_layers(file, record, prediction.layers)
+        if prediction.members is not None:
+            put_members(file, record, prediction.members)
         put_methods(file, record.method_by_lead)
         if prediction.motion is not None:
             put_motion(file, prediction.motion, record.grid, record.step_minutes)
-        netcdf.put_attributes(file, _globals(record, prediction))
+        netcdf.put_attributes(file, _globals(record))
         content = netcdf.image(file)
     files.write_bytes(path, content, exclusive=exclusive)
 
@@ -178,16 +93,17 @@ def _put_coordinates(file: h5py.File, record: ForecastRecord) -> None:
     )
 
 
-def _globals(record: ForecastRecord, prediction: Prediction) -> dict[str, Any]:
+def _globals(record: ForecastRecord) -> dict[str, Any]:
     return {
         "Conventions": netcdf.CONVENTIONS,
         "title": f"Precipitation nowcast of domain {record.domain}",
         "source": f"{record.model} {record.model_version}",
+        "history": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} nowcast: forecast made by {record.model}",
         "domain": record.domain,
         "model": record.model,
         "model_version": record.model_version,
         "input_frames": " ".join(record.input_frames),
-        "degraded_reason": record.degraded_reason or prediction.degraded_reason,
+        "degraded_reason": record.degraded_reason,
         "choice_reason": record.choice_reason,
         "step_minutes": record.step_minutes,
         "zr_a": record.zr[0],

@@ -11,15 +11,9 @@ from pathlib import Path
 
 from nowcast.disk import files
 from nowcast.errors import NoForecast, StorageError, UnknownDomain, UnknownModel
-from nowcast.forecast.file import (
-    ForecastRecord,
-    Prediction,
-    open_forecast,
-    read_lead,
-    read_point,
-    read_record,
-    write_forecast,
-)
+from nowcast.forecast.file import open_forecast, read_lead, read_point, read_record, write_forecast
+from nowcast.forecast.prediction import Prediction
+from nowcast.forecast.record import ForecastRecord
 
 __all__ = ["ForecastStore", "open_forecast", "read_lead", "read_point", "read_record", "write_forecast"]
 

@@ -1,18 +1,179 @@
-"""What a forecast file says besides its fields: the method behind each, and the motion of the rain."""
+"""The variables of a forecast file: a field for each lead, what else a method gives, the motion of rain."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from nowcast.disk import netcdf
+from nowcast.forecast.prediction import Layer, Lead, Members, Prediction
+from nowcast.forecast.record import ForecastRecord
+from nowcast.frame.frame import REFLECTIVITY_ATTRIBUTES
 from nowcast.frame.grid import METRES_PER_DEGREE, Grid
+
+Array = NDArray[np.float32]
 
 #: Cells between two motion vectors in a file; rain moves as one over some ten kilometres.
 MOTION_SPACING = 16
+
+#: Probability of one packed step.
+PROBABILITY_STEP = np.float32(0.005)
+
+#: Coordinates, besides those of its dimensions, of a variable with ``lead_time``.
+_TIMES = "time forecast_reference_time"
+
+
+class LeadVariables:
+    """The variables that get a field with every lead: reflectivity, and what the prediction promises."""
+
+    def __init__(self, file: h5py.File, record: ForecastRecord, prediction: Prediction) -> None:
+        """Add the variables, empty as yet."""
+        self._record = record
+        leading = {"lead_time": record.leads}
+        self._reflectivity = netcdf.put_packed(
+            file,
+            "reflectivity",
+            leading,
+            record.grid,
+            netcdf.COMPUTED,
+            {**REFLECTIVITY_ATTRIBUTES, "ancillary_variables": "method"},
+            coordinates=_TIMES,
+        )
+        thresholds = prediction.thresholds_dbz
+        if thresholds:
+            netcdf.put_variable(
+                file,
+                "threshold",
+                np.array(thresholds, np.float32),
+                ("threshold",),
+                {"long_name": "reflectivity that is reached or exceeded", "units": "dBZ"},
+            )
+            self._probability = netcdf.put_packed(
+                file,
+                "probability",
+                {"threshold": len(thresholds), **leading},
+                record.grid,
+                netcdf.COMPUTED,
+                {
+                    "long_name": "probability that reflectivity reaches the threshold",
+                    "units": "1",
+                    "grid_mapping": "crs",
+                },
+                coordinates=_TIMES,
+                step=PROBABILITY_STEP,
+            )
+        self._thresholds = thresholds
+        self._layers = {
+            name: _put_layer(file, record, name, layer, leading)
+            for name, layer in prediction.layers.items()
+            if layer.of_frame is None
+        }
+
+    def write(self, index: int, lead: Lead) -> None:
+        """Write all of one lead.
+
+        Raises:
+            ValueError: If an array has another shape than the grid, or something promised is not there.
+        """
+        field = _checked(lead.field, self._record, "fields")
+        netcdf.write_packed(self._reflectivity, (index,), netcdf.pack(field), netcdf.COMPUTED)
+        if self._thresholds:
+            if lead.probability is None:
+                raise ValueError(f"{self._record.model}: expected probabilities with every lead, got none")
+            planes = lead.probability()
+            if len(planes) != len(self._thresholds):
+                raise ValueError(
+                    f"{self._record.model}: expected probabilities at {len(self._thresholds)} thresholds, "
+                    f"got {len(planes)}"
+                )
+            for k, plane in enumerate(planes):
+                stored = netcdf.pack_steps(_checked(plane, self._record, "probabilities"), PROBABILITY_STEP)
+                netcdf.write_packed(self._probability, (k, index), stored, netcdf.COMPUTED)
+        for name, variable in self._layers.items():
+            if name not in lead.layers:
+                raise ValueError(f"{self._record.model}: expected layer {name!r} with every lead, got none")
+            variable[index] = _checked(lead.layers[name](), self._record, f"layer {name!r}")
+
+
+def put_frame_layers(file: h5py.File, record: ForecastRecord, layers: Mapping[str, Layer]) -> None:
+    """Add ``layer_<name>(y, x)`` for each layer that belongs to the newest frame.
+
+    Raises:
+        ValueError: If one has another shape than the grid.
+    """
+    for name, layer in layers.items():
+        if layer.of_frame is not None:
+            variable = _put_layer(file, record, name, layer, {})
+            variable[...] = _checked(layer.of_frame(), record, f"layer {name!r}")
+
+
+def put_members(file: h5py.File, record: ForecastRecord, members: Members) -> None:
+    """Add ``reflectivity_member(member, lead_time, y, x)``, one field in memory at a time.
+
+    Raises:
+        ValueError: If a field has another shape than the grid, or not every lead of every member comes once.
+    """
+    netcdf.put_variable(
+        file,
+        "member",
+        np.arange(members.count, dtype=np.int32),
+        ("member",),
+        {"standard_name": "realization", "long_name": "member of the ensemble", "units": "1"},
+    )
+    variable = netcdf.put_packed(
+        file,
+        "reflectivity_member",
+        {"member": members.count, "lead_time": record.leads},
+        record.grid,
+        netcdf.COMPUTED,
+        REFLECTIVITY_ATTRIBUTES,
+        coordinates=_TIMES,
+    )
+    due = {(member, lead) for member in range(members.count) for lead in range(record.leads)}
+    for member, lead, field in members.fields:
+        if (member, lead) not in due:
+            raise ValueError(f"{record.model}: did not expect lead {lead} of member {member}, or not again")
+        due.remove((member, lead))
+        stored = netcdf.pack(_checked(field, record, "fields of members"))
+        netcdf.write_packed(variable, (member, lead), stored, netcdf.COMPUTED)
+    if due:
+        raise ValueError(f"{record.model}: expected all leads of all members, got none of {min(due)}")
+
+
+def _put_layer(
+    file: h5py.File, record: ForecastRecord, name: str, layer: Layer, leading: Mapping[str, int]
+) -> h5py.Dataset:
+    variable = netcdf.put_variable(
+        file,
+        f"layer_{name}",
+        None,
+        (*leading, "y", "x"),
+        {
+            "long_name": layer.long_name,
+            "units": layer.units,
+            "comment": layer.comment,
+            "grid_mapping": "crs",
+            **({"coordinates": _TIMES} if leading else {}),
+        },
+        shape=(*leading.values(), *record.grid.shape),
+        dtype=np.float32,
+        chunks=(*(1 for _ in leading), *netcdf.tile_shape(record.grid.shape)),
+        fillvalue=np.float32(np.nan),
+        shuffle=True,
+        compression="gzip",
+        compression_opts=1,
+    )
+    netcdf.put_attributes(variable, {"_FillValue": np.float32(np.nan)})
+    return variable
+
+
+def _checked(field: Array, record: ForecastRecord, what: str) -> Array:
+    if field.shape != record.grid.shape:
+        raise ValueError(f"{record.model}: expected {what} of {record.grid.shape} cells, got {field.shape}")
+    return field
 
 
 def put_methods(file: h5py.File, methods: Sequence[str]) -> None:

@@ -13,9 +13,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from nowcast.errors import NotEnoughFrames
-from nowcast.forecast.file import Method
 from nowcast.frame.domain import Domain
-from nowcast.methods.cube import build_cube
+from nowcast.methods.cube import Cube, build_cube
+from nowcast.methods.method import Method
 from nowcast.scores.tally import Tally
 
 
@@ -47,14 +47,13 @@ class Case:
 
     Attributes:
         issue_time: Time of the newest frame, UTC.
-        cube: ``reflectivity(time, y, x)`` [dBZ] up to the issue time, of
-            :func:`nowcast.methods.cube.build_cube`.
+        cube: What was observed up to the issue time.
         truths: What was observed ``(y, x)`` [dBZ], by lead in steps from 1; leads nothing is known of are
             absent.
     """
 
     issue_time: datetime
-    cube: xr.DataArray
+    cube: Cube
     truths: Mapping[int, NDArray[np.float32]]
 
 
@@ -103,7 +102,8 @@ class Cases:
         if not truths:
             raise NotEnoughFrames("no frame that could be scored against follows")
         past = [frame for before in range(oldest, index + 1) if (frame := self._load(before)) is not None]
-        cube = build_cube(past, step_minutes=self.frames.domain.step_minutes, history=self.history)
+        domain = self.frames.domain
+        cube = build_cube(past, step_minutes=domain.step_minutes, history=self.history, domain=domain.name)
         return Case(self.frames.times[index], cube, truths)
 
     def _load(self, index: int) -> xr.DataArray | None:
@@ -137,10 +137,9 @@ def judge(method: Method, case: Case, leads: int, empty: Tally) -> Outcome:
     seconds = perf_counter() - started
     for lead in range(1, leads + 1):
         started = perf_counter()
-        forecast = next(prediction.fields)
+        forecast = next(prediction.leads).field
         seconds += perf_counter() - started
         if lead in case.truths:
             tallies[lead] = empty.blank()
             tallies[lead].add(forecast, case.truths[lead])
-    reasons = (str(case.cube.attrs.get("degraded_reason", "")), prediction.degraded_reason)
-    return Outcome(tallies, seconds, "; ".join(filter(None, reasons)))
+    return Outcome(tallies, seconds, "; ".join((*case.cube.shortfalls, *prediction.shortfalls)))

@@ -11,9 +11,9 @@ import xarray as xr
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import Event
 from nowcast.errors import NotEnoughFrames, UnreadableFile
-from nowcast.forecast.file import Method
 from nowcast.frame.domain import Domain
 from nowcast.hindcast.cases import Cases, judge
+from nowcast.methods.method import Method
 from nowcast.readers.listing import nearest
 from nowcast.scores.skillfile import Scored, Skill
 from nowcast.scores.tally import Tally
@@ -80,7 +80,7 @@ def score_events(
         NotEnoughFrames: If nothing can be scored.
     """
     methods = [candidate, *references]
-    history = max(HISTORY, *(getattr(method, "frames", None) or 0 for method in methods))
+    history = max(HISTORY, *(method.frames for method in methods))
     chosen = {event.name: issue_indices(archive, event, history, most) for event in events}
     total, done = sum(map(len, chosen.values())), 0
     scored: list[dict[str, _Scored]] = [{} for _ in methods]

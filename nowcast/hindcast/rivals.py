@@ -10,13 +10,12 @@ from datetime import datetime, timedelta
 from nowcast.archive.archive import Archive
 from nowcast.errors import WrongGrid
 from nowcast.frame.domain import Domain
-from nowcast.frame.frame import grid_of
 from nowcast.methods.answer import looking_back
-from nowcast.methods.attempt import FAILURES, secured
 from nowcast.methods.auto import Auto, candidates
 from nowcast.methods.cube import load_cube
-from nowcast.methods.fallback import METHODS
+from nowcast.methods.fallback import FAILURES, secured
 from nowcast.methods.gate import may_serve
+from nowcast.methods.registry import METHODS, made
 from nowcast.methods.shipped_scores import shipped_prior
 from nowcast.scores.scorebook import Key, ScoreBook
 from nowcast.scores.tally import WINDOWS_KM, Tally
@@ -108,9 +107,8 @@ class Rivals:
     ) -> dict[int, Tally]:
         """Return what a method scores at the wanted leads [steps]."""
         cube = load_cube(self._archive, looking_back(domain, self._compute), issue_time)
-        method, leads = METHODS[name](self._compute), max(wanted)
-        forecast = secured(method.predict(cube, leads), cube, leads, lazy=False)
-        empty = Tally(domain.thresholds_dbz, windows_km=WINDOWS_KM, cell_km=grid_of(cube).cell_km)
+        forecast = secured(made(name, self._compute), cube, max(wanted))
+        empty = Tally(domain.thresholds_dbz, windows_km=WINDOWS_KM, cell_km=cube.grid.cell_km)
         tallies = {}
         for lead, field in enumerate(forecast.fields, start=1):
             if lead in wanted:

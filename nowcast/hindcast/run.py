@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nowcast.compute import Compute
 from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel
-from nowcast.forecast.file import Method
 from nowcast.frame.domain import Domain
 from nowcast.hindcast.cases import Cases, judge
-from nowcast.methods.fallback import METHODS
+from nowcast.methods.method import Method
+from nowcast.methods.registry import METHODS, Methods
 from nowcast.readers.listing import FrameList, Progress
 from nowcast.scores.tally import WINDOWS_KM, Tally
 
@@ -28,7 +28,7 @@ def hindcast(
     thresholds_dbz: Sequence[float] | None = None,
     windows_km: Sequence[float] = WINDOWS_KM,
     domain: Domain | None = None,
-    methods: Mapping[str, Callable[[Compute], Method]] = METHODS,
+    methods: Methods = METHODS,
     compute: Compute | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -118,9 +118,7 @@ class _Contestant:
     degraded: Counter[str] = field(default_factory=Counter)
 
 
-def _contestants(
-    models: Sequence[str], methods: Mapping[str, Callable[[Compute], Method]], compute: Compute
-) -> list[_Contestant]:
+def _contestants(models: Sequence[str], methods: Methods, compute: Compute) -> list[_Contestant]:
     if not models:
         raise BadRequest("expected the name of at least one model")
     if unknown := [name for name in models if name not in methods]:

@@ -1,19 +1,54 @@
-"""Issuing a forecast: from a cube to the fields of a method and the record that goes with them."""
+"""The answer to a cube: the forecast of the method asked for or of the next best, and its record."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
-import xarray as xr
+from typing import NamedTuple
 
 from nowcast.compute import Compute
 from nowcast.disk.files import iso
-from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.errors import UnknownModel
+from nowcast.forecast.prediction import Prediction
+from nowcast.forecast.record import ForecastRecord
 from nowcast.frame.domain import Domain
-from nowcast.frame.frame import grid_of, to_datetime
-from nowcast.methods.fallback import Answer, frames_wanted, predict_batch_with_fallback, predict_with_fallback
+from nowcast.methods.cube import Cube
+from nowcast.methods.fallback import FAILURES, excuse, secured
+from nowcast.methods.method import Method
+from nowcast.methods.registry import made
+from nowcast.names import FALLBACK
+
+log = logging.getLogger(__name__)
+
+
+class Answer(NamedTuple):
+    """A forecast and who made it.
+
+    Attributes:
+        prediction: What was predicted; its ``shortfalls`` say also why the method asked for did not answer.
+            What the cube lacks stands in the cube's own and is not repeated.
+        model: Name of the method that made it.
+        model_version: That method's version, or hash of its weights.
+    """
+
+    prediction: Prediction
+    model: str
+    model_version: str
+
+
+def ready(model: str, compute: Compute) -> Method | None:
+    """Return a method, loaded; ``None`` if it cannot be made: asked for a forecast, it will say why.
+
+    Raises:
+        UnknownModel: If there is no method of that name.
+    """
+    try:
+        return made(model, compute)
+    except UnknownModel:
+        raise
+    except FAILURES:
+        return None
 
 
 def looking_back(domain: Domain, compute: Compute) -> Domain:
@@ -22,13 +57,14 @@ def looking_back(domain: Domain, compute: Compute) -> Domain:
     Raises:
         UnknownModel: If there is no such method.
     """
-    return replace(domain, history=max(domain.history, frames_wanted(domain.model, compute)))
+    method = ready(domain.model, compute)
+    return replace(domain, history=max(domain.history, method.frames if method else 0))
 
 
 def issue(
-    cube: xr.DataArray, domain: Domain, compute: Compute, *, model: str | None = None
+    cube: Cube, domain: Domain, compute: Compute, *, model: str | None = None
 ) -> tuple[ForecastRecord, Prediction]:
-    """Return record and fields of the forecast that follows a cube ``reflectivity(time, y, x)`` [dBZ].
+    """Return record and prediction of the forecast that follows a cube.
 
     Args:
         cube: Frames up to the issue time, of :func:`nowcast.methods.cube.build_cube`.
@@ -46,7 +82,7 @@ def issue(
 
 
 def issue_batch(
-    cubes: Sequence[xr.DataArray], domains: Sequence[Domain], compute: Compute, *, model: str
+    cubes: Sequence[Cube], domains: Sequence[Domain], compute: Compute, *, model: str
 ) -> list[tuple[ForecastRecord, Prediction]]:
     """Return what :func:`issue` does for each cube, made together; all domains want as many leads."""
     answers = predict_batch_with_fallback(cubes, domains[0].leads, model, compute)
@@ -56,19 +92,74 @@ def issue_batch(
     ]
 
 
-def _record(cube: xr.DataArray, domain: Domain, answer: Answer) -> ForecastRecord:
-    prediction, name, version, reason = answer
-    reasons = dict.fromkeys((str(cube.attrs.get("degraded_reason", "")), reason, prediction.degraded_reason))
+def predict_with_fallback(cube: Cube, leads: int, model: str, compute: Compute) -> Answer:
+    """Return the forecast of ``model``, or of the next method of ``FALLBACK`` if that fails, and so on.
+
+    Raises:
+        UnknownModel: If there is no method of that name.
+        NowcastError: What the last method raised, should even persistence fail.
+    """
+    excuses: list[str] = []
+    *candidates, last = dict.fromkeys((model, *FALLBACK[_rank(model) :]))
+    for name in candidates:
+        try:
+            return _answer(cube, leads, name, made(name, compute), excuses)
+        except UnknownModel:
+            raise
+        except FAILURES as error:
+            excuses.append(excuse(name, error))
+    return _answer(cube, leads, last, made(last, compute), excuses)
+
+
+def predict_batch_with_fallback(
+    cubes: Sequence[Cube], leads: int, model: str, compute: Compute
+) -> list[Answer]:
+    """Return the forecast that follows each cube, made together if the method can and the cubes are alike.
+
+    Should the batch fail, each cube is forecast alone, so that one cannot take the others with it; raises as
+    :func:`predict_with_fallback`.
+    """
+    method = ready(model, compute)
+    if method and method.takes_batches and len(cubes) > 1 and len({cube.shape for cube in cubes}) == 1:
+        try:
+            predictions = method.predict_batch(cubes, leads)
+            together = zip(cubes, predictions, strict=True)
+            return [_answer(cube, leads, model, method, (), prediction) for cube, prediction in together]
+        except (*FAILURES, ValueError) as error:
+            log.warning("%s failed on a batch of %d: %s", model, len(cubes), error)
+    return [predict_with_fallback(cube, leads, model, compute) for cube in cubes]
+
+
+def _answer(
+    cube: Cube,
+    leads: int,
+    model: str,
+    method: Method,
+    excuses: Sequence[str],
+    prediction: Prediction | None = None,
+) -> Answer:
+    prediction = secured(method, cube, leads, prediction)
+    shortfalls = (*excuses, *prediction.shortfalls)
+    return Answer(replace(prediction, shortfalls=shortfalls), model, prediction.version or method.version)
+
+
+def _rank(model: str) -> int:
+    """Return where in ``FALLBACK`` the stand-ins of a method begin."""
+    return FALLBACK.index(model) if model in FALLBACK else 0
+
+
+def _record(cube: Cube, domain: Domain, answer: Answer) -> ForecastRecord:
+    prediction = answer.prediction
     return ForecastRecord(
         domain=domain.name,
-        issue_time=to_datetime(cube["time"].values[-1]),
+        issue_time=cube.issue_time,
         step_minutes=domain.step_minutes,
         leads=domain.leads,
-        model=name,
-        model_version=version,
+        model=answer.model,
+        model_version=answer.model_version,
         input_frames=input_frames(cube),
-        degraded_reason="; ".join(text for text in reasons if text),
-        grid=grid_of(cube),
+        degraded_reason="; ".join(dict.fromkeys((*cube.shortfalls, *prediction.shortfalls))),
+        grid=cube.grid,
         credit=domain.credit,
         zr=(domain.zr.a, domain.zr.b),
         methods=prediction.methods,
@@ -76,8 +167,8 @@ def _record(cube: xr.DataArray, domain: Domain, answer: Answer) -> ForecastRecor
     )
 
 
-def input_frames(cube: xr.DataArray) -> tuple[str, ...]:
+def input_frames(cube: Cube) -> tuple[str, ...]:
     """Return ISO times of a cube's frames, oldest first; one that was bridged ends in ``*``."""
-    times = [iso(to_datetime(time)) for time in np.atleast_1d(cube["time"].values)]
-    marks = ["*" if bridged else "" for bridged in cube["bridged"].values]
-    return tuple(time + mark for time, mark in zip(times, marks, strict=True))
+    return tuple(
+        iso(time) + ("*" if bridged else "") for time, bridged in zip(cube.times, cube.bridged, strict=True)
+    )

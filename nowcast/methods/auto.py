@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import xarray as xr
-from numpy.typing import NDArray
-
 from nowcast.compute import Compute
 from nowcast.errors import MissingExtra
-from nowcast.forecast.file import Method, Prediction
-from nowcast.frame.frame import to_datetime
-from nowcast.methods.attempt import FAILURES, FALLBACK, excuse, secured
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.methods.cube import Cube
+from nowcast.methods.fallback import FAILURES, excuse, secured
 from nowcast.methods.gate import PERIOD, Choices, Evidence, describe, evidence_of, review
+from nowcast.methods.method import Method
+from nowcast.methods.registry import Methods
 from nowcast.methods.shipped_scores import Prior
+from nowcast.names import EXTRAPOLATION
 from nowcast.scores.scorebook import ScoreBook
-from nowcast.scores.skillfile import EXTRAPOLATION
-
-Methods = Mapping[str, Callable[[Compute], Method]]
 
 
 def candidates(prior: Prior, methods: Methods) -> tuple[str, ...]:
@@ -40,7 +36,7 @@ class _Part:
     version: str
 
 
-class Auto:
+class Auto(Method):
     """Serves at each lead the method that has won so far, and never one that loses to extrapolation.
 
     A field is of one method as a whole; what changes from lead to lead is at most which. Methods are made
@@ -51,12 +47,11 @@ class Auto:
     a forecast made late, or again, comes out as it would have then.
 
     Attributes:
-        name: Name of the method.
         version: Of the rules; a forecast names the versions of its parts.
     """
 
     name = "auto"
-    version = "1"
+    proven_by_first = True  # as every part is secured before the first lead
 
     def __init__(self, methods: Methods, compute: Compute, prior: Prior) -> None:
         self._methods, self._prior = methods, prior
@@ -64,22 +59,21 @@ class Auto:
         self._candidates = candidates(prior, methods)
 
     @property
-    def frames(self) -> int:
+    def frames(self) -> int:  # type: ignore[override]
         """How many frames its candidates want to look back on at most; they are made to be asked."""
         wanted = [0]
         for name in self._candidates:
             try:
-                wanted.append(getattr(self._methods[name](self._compute), "frames", None) or 0)
+                wanted.append(self._methods[name](self._compute).frames)
             except FAILURES:
                 continue  # asked for a forecast, it will say why
         return max(wanted)
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         """Return the chosen fields, the method behind each and the reason for the choice.
 
         Args:
-            cube: Of :func:`nowcast.methods.cube.build_cube`; its attribute ``domain``, if there is one, says
-                whose scores count.
+            cube: Its ``domain``, if there is one, says whose scores count.
             leads: Number of lead times.
 
         Raises:
@@ -89,24 +83,25 @@ class Auto:
         choices, reason = self._choices(cube, leads)
         parts, served, failed, absent = self._parts(cube, choices)
         predictions = {name: part.prediction for name, part in parts.items()}
-        shortfalls = {name: one.degraded_reason for name, one in predictions.items() if one.degraded_reason}
+        shortfalls = (f"{name}: {why}" for name, made in predictions.items() for why in made.shortfalls)
         return Prediction(
             _by_lead(served, predictions),
-            next((one.motion for one in predictions.values() if one.motion is not None), None),
-            "; ".join([*failed, *(f"{name}: {why}" for name, why in shortfalls.items())]),
+            next((made.motion for made in predictions.values() if made.motion is not None), None),
+            (*failed, *shortfalls),
             version=", ".join(f"{name} {part.version}" for name, part in parts.items()),
             methods=tuple(served),
             choice_reason="; ".join([reason, *absent]),
+            thresholds_dbz=_common_thresholds([predictions[name] for name in served]),
         )
 
-    def _choices(self, cube: xr.DataArray, leads: int) -> tuple[Choices, str]:
+    def _choices(self, cube: Cube, leads: int) -> tuple[Choices, str]:
         """Return what to serve at each lead, and why."""
-        minutes = [int(cube.attrs["step_minutes"]) * lead for lead in range(1, leads + 1)]
-        domain, scores = str(cube.attrs.get("domain", "")), self._compute.scores
+        minutes = [cube.step_minutes * lead for lead in range(1, leads + 1)]
+        scores = self._compute.scores
         days: Sequence[Evidence] = ()
-        if domain and scores is not None:
-            issued = to_datetime(cube["time"].values[-1])
-            days = _live(scores, domain, issued.replace(minute=0, second=0, microsecond=0))
+        if cube.domain and scores is not None:
+            hour = cube.issue_time.replace(minute=0, second=0, microsecond=0)
+            days = _live(scores, cube.domain, hour)
         days = [{key: counts for key, counts in day.items() if key[0] in self._candidates} for day in days]
         choices = review(self._prior.evidence(self._candidates), days, minutes)
         seen = sum(map(bool, days))
@@ -114,7 +109,7 @@ class Auto:
         return choices, describe(choices, self._prior.provenance + own)
 
     def _parts(
-        self, cube: xr.DataArray, choices: Choices
+        self, cube: Cube, choices: Choices
     ) -> tuple[dict[str, _Part], list[str], list[str], list[str]]:
         """Return what each method forecasts, the method of each lead, why better ones failed or are absent.
 
@@ -139,9 +134,9 @@ class Auto:
                     raise
                 failed[name] = excuse(name, error)
 
-    def _part(self, name: str, cube: xr.DataArray, leads: int) -> _Part:
+    def _part(self, name: str, cube: Cube, leads: int) -> _Part:
         method = self._methods[name](self._compute)
-        prediction = secured(method.predict(cube, leads), cube, leads, lazy=name in FALLBACK)
+        prediction = secured(method, cube, leads)
         return _Part(prediction, leads, prediction.version or method.version)
 
 
@@ -149,12 +144,18 @@ def _leads(part: _Part | None) -> int:
     return 0 if part is None else part.leads
 
 
-def _by_lead(served: Sequence[str], predictions: Mapping[str, Prediction]) -> Iterator[NDArray[np.float32]]:
-    """Yield at each lead the field of the method that serves it."""
+def _by_lead(served: Sequence[str], predictions: Mapping[str, Prediction]) -> Iterator[Lead]:
+    """Yield each lead as the method that serves it has it."""
     taken = dict.fromkeys(predictions, 0)
-    for lead, name in enumerate(served):
-        yield next(islice(predictions[name].fields, lead - taken[name], None))
-        taken[name] = lead + 1
+    for index, name in enumerate(served):
+        yield next(islice(predictions[name].leads, index - taken[name], None))
+        taken[name] = index + 1
+
+
+def _common_thresholds(served: Sequence[Prediction]) -> tuple[float, ...]:
+    """Return the thresholds whose probability every lead gives, whoever serves it; else none."""
+    thresholds = {prediction.thresholds_dbz for prediction in served}
+    return thresholds.pop() if len(thresholds) == 1 else ()
 
 
 @lru_cache(maxsize=64)

@@ -6,44 +6,51 @@ from collections.abc import Iterator
 from itertools import repeat
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from nowcast.forecast.file import Prediction
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.methods.cube import Cube
+from nowcast.methods.method import Method
 from nowcast.motion.flow import FRAMES, Carrier, Trajectory, VectorField, motion_field
+from nowcast.names import EXTRAPOLATION, PERSISTENCE
 
 
-class Persistence:
+class Persistence(Method):
     """The newest frame, unchanged at every lead: what every other method has to beat."""
 
-    name = "persistence"
-    version = "1"
+    name = PERSISTENCE
+    proven_by_first = True
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         """Return the newest frame ``leads`` times (the same read-only array) and no motion."""
-        newest = cube.values[-1].view()
+        newest = cube.newest.view()
         newest.flags.writeable = False
-        return Prediction(repeat(newest, leads))
+        return Prediction(repeat(Lead(newest), leads))
 
 
-class Extrapolation:
+class Extrapolation(Method):
     """The newest frame carried along the motion of the last frames, neither growing nor decaying.
 
     What comes from outside the grid or from where nothing was observed is not covered (NaN). A single frame
     shows no motion: then the forecast is persistence, and says so.
     """
 
-    name = "extrapolation"
-    version = "1"
+    name = EXTRAPOLATION
+    proven_by_first = True
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         """Return the carried fields and their motion."""
         frames = cube.values
         if len(frames) < 2:
-            still = Persistence().predict(cube, leads)
-            return Prediction(still.fields, degraded_reason="persistence, as one frame alone shows no motion")
+            return without_motion(cube, leads)
         motion = motion_field(frames[-FRAMES:])
-        return Prediction(_carried(frames[-1], motion, leads), motion.dense())
+        return Prediction(map(Lead, _carried(cube.newest, motion, leads)), motion.dense())
+
+
+def without_motion(cube: Cube, leads: int) -> Prediction:
+    """Return persistence, for a method that needs motion and has one frame only."""
+    still = Persistence().predict(cube, leads)
+    return Prediction(still.leads, shortfalls=("persistence, as one frame alone shows no motion",))
 
 
 def _carried(frame: NDArray[np.float32], motion: VectorField, leads: int) -> Iterator[NDArray[np.float32]]:

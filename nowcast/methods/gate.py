@@ -10,9 +10,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.names import NETWORKS
+from nowcast.names import EXTRAPOLATION, NETWORKS
 from nowcast.scores.scorefile import Key, Pair
-from nowcast.scores.skillfile import EXTRAPOLATION, JUDGED_DBZ
+from nowcast.scores.skillfile import JUDGED_DBZ
 from nowcast.scores.tally import Tally
 
 #: Hits, misses and false alarms ``(3, t)`` [pixels] at each of :data:`JUDGED_DBZ`, as in a

@@ -14,8 +14,9 @@ import numpy as np
 from nowcast.disk import files
 from nowcast.errors import UnreadableFile
 from nowcast.methods.gate import Counts, Evidence
+from nowcast.names import EXTRAPOLATION
 from nowcast.scores.scorefile import Key
-from nowcast.scores.skillfile import EXTRAPOLATION, JUDGED_DBZ
+from nowcast.scores.skillfile import JUDGED_DBZ
 
 #: The prior that comes with the package.
 PRIOR_FILE = Path(__file__).parents[1] / "data" / "gate.json"

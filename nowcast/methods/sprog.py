@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from nowcast.forecast.file import Prediction
+from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.frame.units import NO_ECHO_DBZ
-from nowcast.methods.extrapolation import Persistence
+from nowcast.methods.cube import Cube
+from nowcast.methods.extrapolation import without_motion
+from nowcast.methods.method import Method
 from nowcast.motion.cascade import Cascade, autoregression, iterated
 from nowcast.motion.flow import FRAMES, motion_field
 from nowcast.motion.lagrangian import carried_forward, carried_to_issue
@@ -31,7 +32,7 @@ EXPONENT = 0.3
 RANKS = 1 << 15
 
 
-class SPROG:
+class SPROG(Method):
     r"""The newest frames carried along their motion, and smoothed as fast as each scale is forgotten.
 
     Frames are carried to the issue time and cut into levels of scale
@@ -59,19 +60,18 @@ class SPROG:
     """
 
     name = "sprog"
-    version = "1"
+    proven_by_first = True
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         """Return the smoothed and carried fields and their motion."""
         frames = cube.values
         if len(frames) < 2:
-            still = Persistence().predict(cube, leads)
-            return Prediction(still.fields, degraded_reason="persistence, as one frame alone shows no motion")
+            return without_motion(cube, leads)
         motion = motion_field(frames[-FRAMES:])
         carried = carried_to_issue(frames[-1 - ORDER :], motion)
         fields = carried_forward(islice(faded(carried), leads), motion)
-        reason = "" if len(carried) > ORDER else "without tendency, as two frames show none"
-        return Prediction(fields, motion.dense(), degraded_reason=reason)
+        shortfalls = () if len(carried) > ORDER else ("without tendency, as two frames show none",)
+        return Prediction(map(Lead, fields), motion.dense(), shortfalls)
 
 
 def faded(carried: Array) -> Iterator[Array]:

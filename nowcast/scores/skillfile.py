@@ -15,6 +15,7 @@ from typing import Any
 
 from nowcast.disk import files
 from nowcast.errors import UnreadableFile
+from nowcast.names import EXTRAPOLATION
 from nowcast.scores.tally import Tally
 
 #: Name of the file in a checkpoint's folder.
@@ -22,9 +23,6 @@ SKILL_FILE = "skill.json"
 
 #: Version of the format; a file of another one is refused rather than misread.
 FORMAT = 1
-
-#: Methods that a candidate is measured against, by the names they have in :attr:`Skill.references`.
-PERSISTENCE, EXTRAPOLATION = "persistence", "extrapolation"
 
 #: Thresholds [dBZ] of the one number a forecast is judged by: light, moderate and heavy rain.
 JUDGED_DBZ = (20.0, 30.0, 35.0)

@@ -16,11 +16,10 @@ from models.normalisation import HIGH_DBZ, LOW_DBZ
 from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
 from nowcast.disk import files
-from nowcast.forecast.file import Method
-from nowcast.frame.frame import grid_of
 from nowcast.hindcast.cases import Cases
 from nowcast.hindcast.evaluation import MOST_ISSUES, ArchivedFrames, score_events
 from nowcast.methods.extrapolation import Extrapolation, Persistence
+from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import save
 from nowcast.methods.networks.loading import network
 from nowcast.methods.networks.versions import CARD_FILE
@@ -130,7 +129,7 @@ def _example(archive: Archive, trained: Trained, skill: Skill, method: Method) -
     )
     event = next(event for event in trained.events if event.name == name)
     lead, index = minutes // event.step_minutes, event.times.index(issued)
-    history = max(4, getattr(method, "frames", None) or 0)
+    history = max(4, method.frames)
     case = Cases(ArchivedFrames(archive, event), history=history, steps=lead).at(index)
     panels = [Panel(case.truths[lead], f"observed, {minutes} min later")]
     for one in (method, Extrapolation()):
@@ -139,7 +138,7 @@ def _example(archive: Archive, trained: Trained, skill: Skill, method: Method) -
     credit: Any = archive.load(event.domain, issued).attrs.get("source", event.domain)
     return render_panels(
         panels,
-        grid_of(case.cube),
+        case.cube.grid,
         title=f"{trained.plan.model}: {minutes} minutes ahead",
         subtitle=f"{name}, issued {issued:%Y-%m-%d %H:%M} UTC",
         credit=str(credit),

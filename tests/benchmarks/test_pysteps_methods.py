@@ -19,7 +19,7 @@ def test_pysteps_carries_drifting_rain_better_than_it_stands(tmp_path, make):
     prediction = make().predict(case.cube, 3)
     fields = list(prediction.fields)
 
-    assert prediction.degraded_reason == ""
+    assert "; ".join(prediction.shortfalls) == ""
     for lead, field in enumerate(fields, start=1):
         assert field.dtype == np.float32
         scored, still = Tally([35.0]), Tally([35.0])
@@ -38,5 +38,5 @@ def test_sprog_of_pysteps_without_rain_is_its_extrapolation_and_says_so(tmp_path
     cases = Cases(FrameList(paths), history=4, steps=1)
     prediction = PystepsSprog().predict(cases.at(3).cube, 2)
 
-    assert prediction.degraded_reason == "extrapolation instead of S-PROG: a frame has no rain"
+    assert "; ".join(prediction.shortfalls) == "extrapolation instead of S-PROG: a frame has no rain"
     assert all((field == -10).all() for field in prediction.fields)

@@ -16,9 +16,10 @@ from benchmarks import skill, skill_pieces
 from benchmarks.skill_pieces import Event, Piece, Terms, events_in, tallies, version_of
 from nowcast.compute import Compute
 from nowcast.errors import NotEnoughFrames
-from nowcast.forecast.file import Prediction
+from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.hindcast.cases import Cases
-from nowcast.methods.fallback import METHODS
+from nowcast.methods.method import Method
+from nowcast.methods.registry import METHODS
 from nowcast.methods.shipped_scores import Prior, read_prior, write_prior
 from nowcast.readers.listing import FrameList
 from nowcast.simulation.odim_writer import write_odim
@@ -26,7 +27,7 @@ from nowcast.simulation.odim_writer import write_odim
 TERMS = Terms(history=2, leads=3, thresholds_dbz=(20.0, 35.0), windows_km=(10.0,))
 
 
-class Oracle:
+class Oracle(Method):
     """Knows the drift, and counts how often it is asked; from the issue time ``breaks_at`` on it fails."""
 
     name = "oracle"
@@ -36,15 +37,15 @@ class Oracle:
 
     def predict(self, cube, leads):
         self.asked += 1
-        time = cube["time"].values[-1]
-        minute = (time - np.datetime64(START.replace(tzinfo=None))) / np.timedelta64(1, "m")
+        minute = (cube.issue_time - START).total_seconds() / 60
         if self.breaks_at is not None and minute >= self.breaks_at:
             raise RuntimeError("broken")
         if minute in self.refuses:
             raise NotEnoughFrames("not now")
         newest = cube.values[-1]
         return Prediction(
-            np.roll(newest, (DRIFT[0] * lead, DRIFT[1] * lead), axis=(0, 1)) for lead in range(1, leads + 1)
+            Lead(np.roll(newest, (DRIFT[0] * lead, DRIFT[1] * lead), axis=(0, 1)))
+            for lead in range(1, leads + 1)
         )
 
 
@@ -218,7 +219,7 @@ def test_cases_of_all_issue_times_load_each_frame_once(event, monkeypatch):
     cubes = [cases.at(index) for index in range(2, 7)]
 
     assert set(loaded.values()) == {1}
-    assert [case.cube.sizes["time"] for case in cubes] == [3] * 5
+    assert [len(case.cube) for case in cubes] == [3] * 5
     assert [sorted(case.truths) for case in cubes] == [[1, 2]] * 4 + [[1]]
     assert all(before.issue_time < after.issue_time for before, after in pairwise(cubes))
     np.testing.assert_array_equal(cubes[0].truths[2], cubes[2].cube.values[-1])

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from api.app import create_app
 from api.service import Service
 from nowcast.archive.archive import Archive
-from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.forecast.record import ForecastRecord
 from nowcast.forecast.store import ForecastStore
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import frame_array
@@ -94,7 +95,7 @@ def save_forecast(
         methods=methods,
         choice_reason=choice_reason,
     )
-    return ForecastStore(data_dir / "forecasts").save(record, Prediction(iter(fields)))
+    return ForecastStore(data_dir / "forecasts").save(record, Prediction(map(Lead, fields)))
 
 
 def point_of(cell: tuple[int, int]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import RawFrame
 from nowcast.frame.grid import Grid
+from nowcast.methods.cube import Cube
 from nowcast.settings import Settings
 from nowcast.simulation import Storm
 from nowcast.simulation.odim_writer import write_odim
@@ -46,3 +47,10 @@ def drop(raw: RawFrame, inbox: Path, name: str = "", **changes: Any) -> Path:
 def filled(raw: RawFrame, value: float) -> RawFrame:
     """The same frame with one value everywhere."""
     return replace(raw, values=np.full(raw.grid.shape, value, np.float32))
+
+
+def newest(cube: Cube, frames: int) -> Cube:
+    """The newest frames of a cube alone."""
+    return replace(
+        cube, values=cube.values[-frames:], times=cube.times[-frames:], bridged=cube.bridged[-frames:]
+    )

@@ -21,8 +21,8 @@ from nowcast.errors import WeightsError
 from nowcast.forecast.file import read_record
 from nowcast.methods.networks import loading as bridge
 from nowcast.methods.networks.checkpoint import Card, Task, save
-from worker import cli
 from worker.cli import commands
+from worker.cli.app import _compute
 
 #: Networks of the papers' sizes, for which the package has no weights.
 UNSHIPPED = ("unet_standard", "convlstm_paper")
@@ -246,13 +246,13 @@ def test_weights_of_the_package_forecast_for_whom_names_none_and_never_for_whom_
     monkeypatch.setattr(bridge, "SHIPPED", weights)
     monkeypatch.setenv("NOWCAST_WEIGHTS_DIR", str(tmp_path / "absent"))
     output = tmp_path / "out.nc"
-    commands.forecast_files(files[:6], output, "convlstm", 1, None, "light", None, cli._compute(None, None))
+    commands.forecast_files(files[:6], output, "convlstm", 1, None, "light", None, _compute(None, None))
     record = read_record(output)
     assert record.model_version.startswith("sha256:")
     assert (record.model, record.degraded_reason) == ("convlstm", "")
     with pytest.raises(WeightsError, match="expected weights of convlstm, found no"):
         commands.forecast_files(
-            files[:6], output, "convlstm", 1, None, "light", None, cli._compute(tmp_path, None)
+            files[:6], output, "convlstm", 1, None, "light", None, _compute(tmp_path, None)
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,14 +15,17 @@ from weather import DOMAIN, GRID, START, STEP, raw_frames, settings
 
 from models.convlstm import ConvLSTM, ConvLSTMConfig
 from nowcast.archive.archive import Archive
-from nowcast.compute import Compute
 from nowcast.errors import UnknownModel
+from nowcast.forecast.prediction import Prediction
 from nowcast.forecast.store import ForecastStore, read_record
 from nowcast.frame.frame import normalise
-from nowcast.methods.fallback import METHODS
+from nowcast.methods.cube import Cube
+from nowcast.methods.extrapolation import Persistence
+from nowcast.methods.method import Method
 from nowcast.methods.networks import loading as bridge
 from nowcast.methods.networks.checkpoint import Card, Task, save
 from nowcast.methods.networks.engine import Engine
+from nowcast.methods.registry import METHODS
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
 from worker.bus import FORECASTS, FRAMES, Bus, Consumer
@@ -123,13 +127,13 @@ def test_a_damaged_frame_does_not_stop_the_others(here: Settings) -> None:
 def test_a_failing_method_is_replaced_and_the_forecast_says_so(
     here: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
-        name, version = "broken", "1"
+    class Broken(Method):
+        name = "broken"
 
-        def predict(self, cube: object, leads: int) -> None:
+        def predict(self, cube: Cube, leads: int) -> Prediction:
             raise RuntimeError("out of device memory")
 
-    monkeypatch.setitem(METHODS, "broken", lambda compute: Broken())  # type: ignore[arg-type,return-value]
+    monkeypatch.setitem(METHODS, "broken", lambda compute: Broken())
     archived(here, 4)
     here = here.model_copy(update={"domains": {"sim": replace(DOMAIN, model="broken")}})
     Infer(here, Telemetry()).handle([Job("sim", START + 3 * STEP)])
@@ -194,10 +198,12 @@ def test_backfill_ends_where_the_domain_says(data_dir: Path) -> None:
 def test_domains_of_one_method_are_forecast_together(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    class Together(METHODS["persistence"](Compute()).__class__):  # type: ignore[misc]
-        def predict_batch(self, cubes: list[object], leads: int) -> list[object]:
+    class Together(Persistence):
+        takes_batches = True
+
+        def predict_batch(self, cubes: Sequence[Cube], leads: int) -> list[Prediction]:
             asked.append(len(cubes))
-            return [self.predict(cube, leads) for cube in cubes]
+            return super().predict_batch(cubes, leads)
 
     monkeypatch.setitem(METHODS, "together", lambda compute: Together())
     here = settings(data_dir)

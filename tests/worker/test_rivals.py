@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
 from weather import DOMAIN, GRID, START, STEP, raw_frames, settings
 
 from nowcast.archive.archive import Archive
-from nowcast.forecast.file import Prediction
+from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.forecast.store import ForecastStore, read_record
 from nowcast.frame.frame import normalise
 from nowcast.hindcast import rivals
-from nowcast.methods import fallback as methods
-from nowcast.methods.cube import load_cube
+from nowcast.methods import shipped_scores
+from nowcast.methods.cube import Cube, load_cube
 from nowcast.methods.extrapolation import Extrapolation
-from nowcast.methods.fallback import METHODS
+from nowcast.methods.method import Method
+from nowcast.methods.registry import METHODS
 from nowcast.methods.shipped_scores import Prior
 from nowcast.scores.scorebook import ScoreBook
 from nowcast.scores.tally import Tally
@@ -30,22 +31,22 @@ from worker.infer import Infer, Job
 from worker.verify import Verify
 
 
-class Sharp:
+class Sharp(Method):
     """Twice the rain of extrapolation, so worse, and it remembers what it was shown."""
 
     name, version = "sharp", "1"
 
     def __init__(self) -> None:
-        self.seen: list[tuple[np.datetime64, int]] = []
+        self.seen: list[tuple[datetime, int]] = []
         self.error: Exception | None = None
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
-        self.seen.append((cube["time"].values[-1], leads))
+    def predict(self, cube: Cube, leads: int) -> Prediction:
+        self.seen.append((cube.issue_time, leads))
         if self.error:
             raise self.error
-        return Prediction(self._fields(cube, leads))
+        return Prediction(map(Lead, self._fields(cube, leads)))
 
-    def _fields(self, cube: xr.DataArray, leads: int) -> Iterator[np.ndarray]:
+    def _fields(self, cube: Cube, leads: int) -> Iterator[np.ndarray]:
         for field in Extrapolation().predict(cube, leads).fields:
             yield np.where(field > 0, field + 10, field)
 
@@ -57,7 +58,7 @@ def sharp(monkeypatch: pytest.MonkeyPatch) -> Sharp:
     better, worse = (np.array([[n] * 3, [100 - n] * 3, [0] * 3], np.float64) for n in (90, 50))
     prior = Prior({("sharp", 5): better, ("extrapolation", 5): worse}, "made up")
     monkeypatch.setitem(METHODS, "sharp", lambda compute: one)
-    for module in (methods, rivals):
+    for module in (shipped_scores, rivals):
         monkeypatch.setattr(module, "shipped_prior", lambda: prior)
     monkeypatch.setattr(verify, "RIVALS_SECONDS", 0.0)
     return one
@@ -98,8 +99,8 @@ def test_candidates_are_scored_from_every_half_hour_when_all_truths_are_there(
             "sim", START + (6 + lead // 5) * STEP
         )
     assert {time for time, _ in sharp.seen} == {
-        np.datetime64("2026-01-01T12:00"),
-        np.datetime64("2026-01-01T12:30"),
+        START,
+        START + 6 * STEP,
     }
 
 

@@ -31,14 +31,15 @@ from nowcast.archive.archive import Archive
 from nowcast.compute import UNTRAINED, Compute
 from nowcast.disk import files
 from nowcast.errors import BadRequest, DuplicateFrame, NotEnoughFrames, NowcastError, WrongGrid
-from nowcast.forecast.file import ForecastRecord, read_lead, write_forecast
+from nowcast.forecast.file import read_lead, write_forecast
+from nowcast.forecast.record import ForecastRecord
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import time_of
 from nowcast.frame.units import ZR
 from nowcast.hindcast.run import hindcast
 from nowcast.methods.answer import issue, looking_back
 from nowcast.methods.cube import build_cube
-from nowcast.methods.fallback import check_made
+from nowcast.methods.registry import made
 from nowcast.readers.listing import FrameList, Skipped
 from nowcast.readers.listing import Progress as Report
 from nowcast.rendering import Panel, render_map, render_panels
@@ -67,7 +68,7 @@ def forecast_files(
     Weights that a person named are used; that another method stands in for them is no answer here.
     """
     if not compute.untrained:
-        check_made(model, compute)
+        made(model, compute)
     console = Console()
     with reporting(console) as report:
         frames = FrameList(paths, domain=domain, progress=report)
@@ -91,7 +92,7 @@ def forecast_files(
         title = f"{domain.title or record.credit or record.domain}: forecast by {record.model}"
         if record.model_version == UNTRAINED:
             title += " with untrained weights"
-        _write_maps(output, record, cube.values[-1], title, png, theme)
+        _write_maps(output, record, cube.newest, title, png, theme)
         console.print(f"{png}: {record.leads} maps and an overview")
 
 

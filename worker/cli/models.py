@@ -12,8 +12,8 @@ from rich.table import Table
 
 from nowcast.errors import InputError
 from nowcast.methods.networks.versions import CARD_FILE, CONFIG_FILE, SHIPPED, Change, Shelf, hash_of
-from nowcast.names import NETWORKS
-from nowcast.scores.skillfile import EXTRAPOLATION, PERSISTENCE, SKILL_FILE, Skill, beside, pooled, read_skill
+from nowcast.names import EXTRAPOLATION, NETWORKS, PERSISTENCE
+from nowcast.scores.skillfile import SKILL_FILE, Skill, beside, pooled, read_skill
 
 #: How ``ls`` and ``show`` name weights that are no version: those of the package, and a checkpoint that lies
 #: in the store by itself.

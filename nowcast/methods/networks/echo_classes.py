@@ -14,7 +14,8 @@ from models.fanet.echo_classes import EchoClass
 from models.fanet.network import FANet
 from models.normalisation import to_unit
 from nowcast.errors import NetworkError, WeightsError
-from nowcast.frame.frame import grid_of
+from nowcast.frame.frame import grid_coordinates
+from nowcast.methods.cube import Cube
 from nowcast.methods.networks.checkpoint import CheckpointError, Task, load
 from nowcast.methods.networks.method import CELL_FACTOR
 
@@ -28,7 +29,7 @@ NOT_OBSERVED = 255
 MEANINGS = {**{int(kind): kind.name.lower() for kind in EchoClass}, NOT_OBSERVED: "not_observed"}
 
 
-def classify(cube: xr.DataArray, *, weights: Path = SHIPPED) -> xr.DataArray:
+def classify(cube: Cube, *, weights: Path = SHIPPED) -> xr.DataArray:
     """Return the class the echo of each cell is about to have, ``echo_class(y, x)``, uint8.
 
     It is the class some minutes later (``attrs["minutes_ahead"]``, as the weights were trained), wherever the
@@ -38,7 +39,7 @@ def classify(cube: xr.DataArray, *, weights: Path = SHIPPED) -> xr.DataArray:
     with the grid, by about 100 bytes a cell.
 
     Args:
-        cube: ``reflectivity(time, y, x)`` [dBZ], as :func:`nowcast.methods.cube.build_cube` makes it.
+        cube: Of :func:`nowcast.methods.cube.build_cube`.
         weights: Folder of the classifier's checkpoint.
 
     Raises:
@@ -46,8 +47,7 @@ def classify(cube: xr.DataArray, *, weights: Path = SHIPPED) -> xr.DataArray:
         NetworkError: If what it answers is not finite.
     """
     network, task, version = _classifier(weights)
-    seen = cube.isel(time=slice(-(network.config.history + 1), None))
-    dbz = torch.from_numpy(np.array(seen.values, dtype=np.float32))
+    dbz = torch.from_numpy(cube.values[-(network.config.history + 1) :].copy())
     with torch.inference_mode():
         logits = network(to_unit(dbz)[0][None, :, None])[0, -1]
     if not bool(torch.isfinite(logits).all()):
@@ -57,8 +57,8 @@ def classify(cube: xr.DataArray, *, weights: Path = SHIPPED) -> xr.DataArray:
         classes.numpy(),
         dims=("y", "x"),
         coords={
-            **{name: cube[name].variable for name in ("y", "x", "crs")},
-            "time": cube["time"].values[-1],
+            **grid_coordinates(cube.grid),
+            "time": np.datetime64(cube.issue_time.replace(tzinfo=None), "ns"),
         },
         name="echo_class",
         attrs={
@@ -87,10 +87,10 @@ def _classifier(folder: Path) -> tuple[FANet, Task, str]:
     return loaded.network.fused(), loaded.card.task, f"sha256:{loaded.sha256}"
 
 
-def _shortfalls(cube: xr.DataArray, history: int, task: Task) -> Iterator[str]:
+def _shortfalls(cube: Cube, history: int, task: Task) -> Iterator[str]:
     """Yield why the weights are not made for a cube."""
-    if cube.sizes["time"] <= history:
-        yield f"made from {cube.sizes['time']} frames with weights trained on {history + 1}"
-    cells = grid_of(cube).cell_km
+    if len(cube) <= history:
+        yield f"made from {len(cube)} frames with weights trained on {history + 1}"
+    cells = cube.grid.cell_km
     if not all(1 / CELL_FACTOR < cell / task.cell_km < CELL_FACTOR for cell in cells):
         yield f"weights trained on cells of {task.cell_km:g} km, not {cells[0]:.3g} x {cells[1]:.3g}"

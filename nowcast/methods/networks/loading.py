@@ -14,6 +14,7 @@ from models.exceedance import Exceedance
 from models.registry import PRESETS, build
 from nowcast.compute import UNTRAINED, Compute
 from nowcast.errors import NetworkError, WeightsError
+from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Card, CheckpointError, load, verify
 from nowcast.methods.networks.engine import Engine
 from nowcast.methods.networks.exceedance import ExceedanceNetwork
@@ -27,12 +28,13 @@ T = TypeVar("T")
 UNTRAINED_SEED = 0
 
 
-#: Networks that are ready, by name, device and the weights asked for: loading takes longer than a forecast.
-_ready: dict[tuple[str, str, Path | None], Loaded] = {}
+#: Networks that are ready, each with the state of the checkpoint it is from, by name, device, weights asked
+#: for and memory: loading takes longer than a forecast, and a network keeps what it has measured.
+_ready: dict[tuple[str, str, Path | None, int], tuple[object, Method]] = {}
 _loading = threading.Lock()
 
 
-def network(name: str, compute: Compute) -> Network:
+def network(name: str, compute: Compute) -> Method:
     """Return a network as a method, loaded if it is not kept from an earlier call.
 
     A checkpoint that was replaced since is loaded anew.
@@ -44,15 +46,20 @@ def network(name: str, compute: Compute) -> Network:
         StorageError: If the disk refuses.
     """
     device, checkpoint = _device(compute.device), _checkpoint(name, compute)
-    key, stamp = (name, str(device), compute.weights), (checkpoint, _state(checkpoint))
+    key, stamp = (name, str(device), compute.weights, compute.memory_mb), (checkpoint, _state(checkpoint))
     with _loading:
-        found = _ready.get(key)
-        if found is None or found.stamp != stamp:
-            found = _load(name, checkpoint, device, stamp)
-            _ready[key] = found
-    if isinstance(found.engine.network, Exceedance):
-        return ExceedanceNetwork(name, found, compute.memory_mb)
-    return Network(name, found, compute.memory_mb)
+        known, method = _ready.get(key, (None, None))
+        if method is None or known != stamp:
+            method = _method(name, _load(name, checkpoint, device), compute.memory_mb)
+            _ready[key] = stamp, method
+    return method
+
+
+def _method(name: str, loaded: Loaded, memory_mb: int) -> Method:
+    """Return the method that makes forecasts of what a network of its kind answers."""
+    if type(loaded.engine.network) is Exceedance:
+        return ExceedanceNetwork(name, loaded, memory_mb)
+    return Network(name, loaded, memory_mb)
 
 
 def _device(asked: str) -> torch.device:
@@ -113,15 +120,15 @@ def _state(checkpoint: Path | None) -> tuple[int, ...] | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _load(name: str, checkpoint: Path | None, device: torch.device, stamp: object) -> Loaded:
+def _load(name: str, checkpoint: Path | None, device: torch.device) -> Loaded:
     if checkpoint is None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(UNTRAINED_SEED)
             untrained = build(PRESETS[NETWORKS[name]])
-        return Loaded(_engine(untrained, device), None, UNTRAINED, stamp)
+        return Loaded(_engine(untrained, device), None, UNTRAINED)
     loaded = _checked(load, checkpoint)
     _check_of(name, checkpoint, loaded.card)
-    return Loaded(_engine(loaded.network, device), loaded.card, f"sha256:{loaded.sha256}", stamp)
+    return Loaded(_engine(loaded.network, device), loaded.card, f"sha256:{loaded.sha256}")
 
 
 def verified(name: str, checkpoint: Path) -> Card:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
 from models.normalisation import to_dbz, to_unit
 from nowcast.errors import NotEnoughFrames
-from nowcast.forecast.file import Prediction
-from nowcast.frame.frame import grid_of
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.methods.cube import Cube
+from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import Card
 from nowcast.methods.networks.engine import Engine
 from nowcast.motion.flow import FRAMES, Carrier, Trajectory, VectorField, motion_field
@@ -35,16 +35,14 @@ class Loaded:
         engine: Runs it.
         card: What its checkpoint says, ``None`` if it is untrained.
         version: Hash of its weights.
-        stamp: Tells one checkpoint, and one state of its file, from another.
     """
 
     engine: Engine
     card: Card | None
     version: str
-    stamp: object
 
 
-class Network:
+class Network(Method):
     """A network that continues the frames of a cube.
 
     If it was trained so, it sees them from the moving air (:mod:`nowcast.motion.lagrangian`), and its
@@ -57,18 +55,20 @@ class Network:
     Attributes:
         name: Name of the method.
         version: Hash of the weights, or ``"untrained"``.
-        frames: How many frames it wants to look back on, ``None`` if any number will do.
+        frames: How many frames it wants to look back on, 0 if any number will do.
     """
+
+    takes_batches = True
 
     def __init__(self, name: str, loaded: Loaded, memory_mb: int) -> None:
         self.name = name
         self.version = loaded.version
-        self.engine, self._card, self.memory_bytes = loaded.engine, loaded.card, memory_mb * 2**20
-        self._least: int | None = loaded.engine.network.frames  # type: ignore[assignment]
-        self.frames = self._least if self._card is None else max(self._card.task.frames, self._least or 1)
+        self.engine, self._card, self._memory_bytes = loaded.engine, loaded.card, memory_mb * 2**20
+        self._least = int(loaded.engine.network.frames or 0)  # type: ignore[arg-type]
+        self.frames = self._least if self._card is None else max(self._card.task.frames, self._least)
         self._moving = self._card is not None and self._card.task.moving
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         """Return the forecast that follows a cube.
 
         Raises:
@@ -78,52 +78,52 @@ class Network:
         (prediction,) = self.predict_batch([cube], leads)
         return prediction
 
-    def predict_batch(self, cubes: Sequence[xr.DataArray], leads: int) -> list[Prediction]:
+    def predict_batch(self, cubes: Sequence[Cube], leads: int) -> list[Prediction]:
         """Return the forecasts that follow cubes of one shape, as many made together as memory allows."""
-        have = cubes[0].sizes["time"]
-        if self._least is not None and have < self._least:
+        have = len(cubes[0])
+        if have < self._least:
             raise NotEnoughFrames(f"{self.name}: expected {self._least} frames, got {have}")
         newest = [cube.values[-min(self.frames or have, have) :] for cube in cubes]
         motions = [motion_field(cube.values[-FRAMES:]) if have > 1 else None for cube in cubes]
         seen = [self._seen(*each) for each in zip(newest, motions, strict=True)]
-        forecasts = self.engine.forecast(seen, leads, self.memory_bytes, encode=encoded)
+        forecasts = self.engine.forecast(seen, leads, self._memory_bytes, encode=encoded)
         return [self._prediction(*each) for each in zip(cubes, forecasts, motions, strict=True)]
 
     def _seen(self, frames: Array, motion: VectorField | None) -> Array:
         """Return frames ``(t, y, x)`` [dBZ] as the network shall see them."""
         return carried_to_issue(frames, motion) if self._moving and motion is not None else frames
 
-    def _prediction(self, cube: xr.DataArray, forecast: Array, motion: VectorField | None) -> Prediction:
+    def _prediction(self, cube: Cube, forecast: Array, motion: VectorField | None) -> Prediction:
         """Return a forecast ``(lead, y, x)`` in [0, 1] as fields in dBZ of what is covered."""
-        newest, reasons = cube.values[-1], list(self.shortfalls(cube))
+        reasons = tuple(shortfalls(cube, self._card))
         if motion is None:
             then = "the echo stays in place" if self._moving else "what comes in from outside is not left out"
-            reasons.append(f"one frame alone shows no motion, so {then}")
-            return Prediction(_in_dbz(forecast, newest), degraded_reason="; ".join(reasons))
-        fields = (_onward if self._moving else _covered)(forecast, newest, motion)
-        return Prediction(fields, motion.dense(), "; ".join(reasons))
-
-    def shortfalls(self, cube: xr.DataArray) -> Iterator[str]:
-        """Yield why the forecast is not what the network is made for."""
-        if self._card is None:
-            yield "untrained weights"
-            return
-        task, times = self._card.task, cube["time"].values
-        if len(times) < task.frames:
-            yield f"made from {len(times)} frames with weights trained on {task.frames}"
-        if len(times) > 1:
-            step = step_minutes_of(cube)
-            if abs(step - task.step_minutes) > task.step_minutes / 4:
-                yield f"weights trained on steps of {task.step_minutes:g} minutes, not {step:.3g}"
-        cells = grid_of(cube).cell_km
-        if not all(1 / CELL_FACTOR < cell / task.cell_km < CELL_FACTOR for cell in cells):
-            yield f"weights trained on cells of {task.cell_km:g} km, not {cells[0]:.3g} x {cells[1]:.3g}"
+            alone = f"one frame alone shows no motion, so {then}"
+            return Prediction(map(Lead, _in_dbz(forecast, cube.newest)), shortfalls=(*reasons, alone))
+        fields = (_onward if self._moving else _covered)(forecast, cube.newest, motion)
+        return Prediction(map(Lead, fields), motion.dense(), reasons)
 
 
-def step_minutes_of(cube: xr.DataArray) -> float:
+def shortfalls(cube: Cube, card: Card | None) -> Iterator[str]:
+    """Yield why a forecast from a cube is not what a network's weights are made for."""
+    if card is None:
+        yield "untrained weights"
+        return
+    task = card.task
+    if len(cube) < task.frames:
+        yield f"made from {len(cube)} frames with weights trained on {task.frames}"
+    if len(cube) > 1:
+        step = step_minutes_of(cube)
+        if abs(step - task.step_minutes) > task.step_minutes / 4:
+            yield f"weights trained on steps of {task.step_minutes:g} minutes, not {step:.3g}"
+    cells = cube.grid.cell_km
+    if not all(1 / CELL_FACTOR < cell / task.cell_km < CELL_FACTOR for cell in cells):
+        yield f"weights trained on cells of {task.cell_km:g} km, not {cells[0]:.3g} x {cells[1]:.3g}"
+
+
+def step_minutes_of(cube: Cube) -> float:
     """Return the mean time between the frames of a cube of two or more."""
-    times = cube["time"].values
-    return float((times[-1] - times[0]) / np.timedelta64(1, "m")) / (len(times) - 1)
+    return (cube.times[-1] - cube.times[0]).total_seconds() / 60 / (len(cube) - 1)
 
 
 def encoded(frames: Array) -> Tensor:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from nowcast.errors import NoForecast, OutsideDomain, UnknownDomain, UnknownModel, UnreadableFile
 from nowcast.forecast import file as forecast_module
-from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.forecast.record import ForecastRecord
 from nowcast.forecast.store import (
     ForecastStore,
     open_forecast,
@@ -60,7 +61,7 @@ def field(lead: int, grid: Grid = GRID) -> NDArray[np.float32]:
 
 
 def prediction(leads: int = 3, grid: Grid = GRID, **more: Any) -> Prediction:
-    return Prediction((field(lead, grid) for lead in range(leads)), **more)
+    return Prediction((Lead(field(lead, grid)) for lead in range(leads)), **more)
 
 
 @pytest.fixture
@@ -125,13 +126,6 @@ def test_record_without_words_comes_back(tmp_path: Path) -> None:
     assert read_record(tmp_path / "x.nc") == bare
 
 
-def test_reason_of_the_method_is_kept_where_the_record_has_none(tmp_path: Path) -> None:
-    write_forecast(tmp_path / "x.nc", RECORD, prediction(degraded_reason="no motion found"))
-    assert read_record(tmp_path / "x.nc").degraded_reason == "no motion found"
-    write_forecast(tmp_path / "x.nc", replace(RECORD, degraded_reason="network missing"), prediction())
-    assert read_record(tmp_path / "x.nc").degraded_reason == "network missing"
-
-
 def test_a_file_from_before_there_was_a_choice_is_read_as_of_one_method(tmp_path: Path) -> None:
     record = replace(RECORD, model="auto", methods=("a", "b", "a"), choice_reason="they won")
     write_forecast(tmp_path / "x.nc", record, prediction())
@@ -146,7 +140,7 @@ def test_a_file_from_before_there_was_a_choice_is_read_as_of_one_method(tmp_path
 def test_not_covered_no_echo_and_rain_stay_apart(tmp_path: Path) -> None:
     fields = np.full((3, 30, 40), -10.0, dtype=np.float32)
     fields[:, 0, :5] = np.nan, -10.0, -32.0, -np.inf, -9.99
-    write_forecast(tmp_path / "x.nc", RECORD, Prediction(iter(fields)))
+    write_forecast(tmp_path / "x.nc", RECORD, Prediction(map(Lead, fields)))
     np.testing.assert_array_equal(
         read_lead(tmp_path / "x.nc", 0)[0, :5], np.array([np.nan, -10, -10, -10, -9.99], dtype=np.float32)
     )
@@ -200,7 +194,7 @@ def test_method_that_yields_too_little_or_another_shape_leaves_no_file(tmp_path:
     with pytest.raises(ValueError, match="expected 3 fields, got 2"):
         write_forecast(tmp_path / "x.nc", RECORD, prediction(2))
     with pytest.raises(ValueError, match=r"\(30, 40\) cells, got \(3, 4\)"):
-        write_forecast(tmp_path / "x.nc", RECORD, Prediction(iter([np.zeros((3, 4), np.float32)])))
+        write_forecast(tmp_path / "x.nc", RECORD, Prediction(map(Lead, [np.zeros((3, 4), np.float32)])))
     assert os.listdir(tmp_path) == []
 
 
@@ -212,7 +206,7 @@ def test_method_that_never_ends_is_asked_for_no_more_than_the_leads(tmp_path: Pa
             asked.append(len(asked))
             yield field(0)
 
-    write_forecast(tmp_path / "x.nc", RECORD, Prediction(endless()))
+    write_forecast(tmp_path / "x.nc", RECORD, Prediction(map(Lead, endless())))
     assert asked == [0, 1, 2]
 
 
@@ -224,7 +218,7 @@ def test_method_may_reuse_its_array_and_keeps_it(tmp_path: Path) -> None:
             buffer[:] = field(lead)
             yield buffer
 
-    write_forecast(tmp_path / "x.nc", RECORD, Prediction(reusing()))
+    write_forecast(tmp_path / "x.nc", RECORD, Prediction(map(Lead, reusing())))
     np.testing.assert_array_equal(buffer, field(2))
     for lead in range(3):
         np.testing.assert_array_equal(read_lead(tmp_path / "x.nc", lead), field(lead))
@@ -302,7 +296,7 @@ def test_saving_again_keeps_the_first_and_computes_nothing(store: ForecastStore)
         raise AssertionError("computed again")
         yield
 
-    assert store.save(RECORD, Prediction(never())) == path
+    assert store.save(RECORD, Prediction(map(Lead, never()))) == path
     assert path.stat() == before
 
 
@@ -312,7 +306,7 @@ def test_forecast_another_worker_finished_first_is_not_replaced(store: ForecastS
         for lead in range(3):
             yield field(lead) + 5.0
 
-    path = store.save(RECORD, Prediction(overtaken()))
+    path = store.save(RECORD, Prediction(map(Lead, overtaken())))
     np.testing.assert_array_equal(read_lead(path, 1), field(1))
     assert store.latest("dk") == (ISSUED, "extrapolation", path)
 
@@ -433,7 +427,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 import numpy as np
 from nowcast.errors import StorageError
-from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.forecast.record import ForecastRecord
 from nowcast.frame.grid import Grid
 from nowcast.forecast.store import ForecastStore
 grid = Grid.from_crs("EPSG:3035", nx=300, ny=300, x0=0, y0=0, dx=1000, dy=1000)
@@ -442,7 +437,7 @@ noise = np.random.default_rng(0).uniform(-10, 60, (3, 300, 300)).astype(np.float
 store = ForecastStore(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
-    store.save(record, Prediction(iter(noise)))
+    store.save(record, Prediction(map(Lead, noise)))
 except StorageError as error:
     print(error)
 print(store.latest("dk"), [path.name for path in Path(sys.argv[1]).rglob("*") if path.is_file()])

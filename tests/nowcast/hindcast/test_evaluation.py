@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import trainable
-import xarray as xr
 from drifting import START, raw_frame
 from PIL import Image
 from torch import nn
@@ -20,12 +18,14 @@ from models.registry import PRESETS
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import Event, find_events
 from nowcast.errors import NotEnoughFrames
-from nowcast.forecast.file import Prediction
+from nowcast.forecast.prediction import Prediction
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
 from nowcast.hindcast import evaluation
 from nowcast.hindcast.evaluation import score_events
+from nowcast.methods.cube import Cube
 from nowcast.methods.extrapolation import Extrapolation, Persistence
+from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import load
 from nowcast.scores.skillfile import entries, mean_csi, pooled, read_skill
 from nowcast.scores.tally import Tally
@@ -86,13 +86,13 @@ def test_a_missing_frame_leaves_out_its_lead_and_shifts_nothing(tmp_path: Path) 
     assert skill.events["drift"][times[3]][10].to_dict() == expected.to_dict()
 
 
-class Choosy:
+class Choosy(Method):
     """Persistence that refuses one issue time."""
 
     name, version = "choosy", "1"
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
-        if cube["time"].values[-1] == np.datetime64((START + timedelta(minutes=20)).replace(tzinfo=None)):
+    def predict(self, cube: Cube, leads: int) -> Prediction:
+        if cube.issue_time == START + timedelta(minutes=20):
             raise NotEnoughFrames("not this one")
         return Persistence().predict(cube, leads)
 

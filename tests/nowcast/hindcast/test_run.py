@@ -13,10 +13,10 @@ import pytest
 from drifting import DRIFT, GRID, START, raw_frame, write_frames
 
 from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel
-from nowcast.forecast.file import Prediction
+from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.frame.domain import Domain
-from nowcast.frame.frame import to_datetime
 from nowcast.hindcast.run import hindcast
+from nowcast.methods.method import Method
 from nowcast.readers.listing import FrameList
 from nowcast.simulation.odim_writer import write_odim
 
@@ -26,7 +26,7 @@ ROW = {
 }  # fmt: skip
 
 
-class Oracle:
+class Oracle(Method):
     """Knows the drift, so each lead is perfect, if it is compared with the right truth."""
 
     name, version = "oracle", "1"
@@ -34,7 +34,8 @@ class Oracle:
     def predict(self, cube, leads):
         newest = cube.values[-1]
         return Prediction(
-            np.roll(newest, (DRIFT[0] * lead, DRIFT[1] * lead), axis=(0, 1)) for lead in range(1, leads + 1)
+            Lead(np.roll(newest, (DRIFT[0] * lead, DRIFT[1] * lead), axis=(0, 1)))
+            for lead in range(1, leads + 1)
         )
 
 
@@ -47,7 +48,7 @@ class Spy(Oracle):
         self.seen = []
 
     def predict(self, cube, leads):
-        self.seen.append([to_datetime(time) for time in cube["time"].values])
+        self.seen.append(list(cube.times))
         return super().predict(cube, leads)
 
 
@@ -60,9 +61,9 @@ class Choosy(Oracle):
         self.frames = frames
 
     def predict(self, cube, leads):
-        if cube["time"].size < self.frames:
+        if len(cube) < self.frames:
             raise NotEnoughFrames(f"needs {self.frames} frames")
-        return Prediction(super().predict(cube, leads).fields, degraded_reason="never quite well")
+        return Prediction(super().predict(cube, leads).leads, shortfalls=("never quite well",))
 
 
 class Blind(Oracle):
@@ -71,7 +72,7 @@ class Blind(Oracle):
     name = "blind"
 
     def predict(self, cube, leads):
-        return Prediction(np.full(cube.shape[1:], np.nan, np.float32) for _ in range(leads))
+        return Prediction(Lead(np.full(cube.shape[1:], np.nan, np.float32)) for _ in range(leads))
 
 
 METHODS = {

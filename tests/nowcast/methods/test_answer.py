@@ -7,44 +7,45 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import xarray as xr
 from weather import DOMAIN, GRID, START, STEP, raw_frames
 
 from nowcast.compute import Compute
-from nowcast.forecast.file import Prediction
+from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.frame.frame import normalise
 from nowcast.methods.answer import issue, issue_batch, looking_back
-from nowcast.methods.cube import build_cube
-from nowcast.methods.fallback import METHODS, takes_batches
+from nowcast.methods.cube import Cube, build_cube
+from nowcast.methods.method import Method
+from nowcast.methods.registry import METHODS
 
 COMPUTE = Compute()
 DOMAINS = [replace(DOMAIN, name=name, grid=GRID, model="network") for name in ("north", "south")]
 
 
-def cube(seed: int, *, without: int | None = None) -> xr.DataArray:
+def cube(seed: int, *, without: int | None = None) -> Cube:
     frames = [normalise(raw, DOMAINS[0]) for n, raw in enumerate(raw_frames(5, seed=seed)) if n != without]
     return build_cube(frames, step_minutes=5, history=4)
 
 
-class Network:
+class Network(Method):
     """Forecasts the newest frame plus one, and counts how it is asked."""
 
     name = "network"
     version = "sha256:1"
+    takes_batches = True
 
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.breaks_on_batches = False
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         self.asked.append(1)
-        return Prediction(iter([cube.values[-1] + 1] * leads))
+        return Prediction(map(Lead, [cube.values[-1] + 1] * leads))
 
-    def predict_batch(self, cubes: Sequence[xr.DataArray], leads: int) -> list[Prediction]:
+    def predict_batch(self, cubes: Sequence[Cube], leads: int) -> list[Prediction]:
         self.asked.append(len(cubes))
         if self.breaks_on_batches:
             raise RuntimeError("CUDA out of memory")
-        return [Prediction(iter([one.values[-1] + 1] * leads)) for one in cubes]
+        return [Prediction(map(Lead, [one.values[-1] + 1] * leads)) for one in cubes]
 
 
 @pytest.fixture
@@ -80,12 +81,13 @@ def test_a_batch_that_fails_is_made_one_by_one(network: Network) -> None:
 
 
 def test_cubes_of_different_shapes_are_not_put_together(network: Network) -> None:
-    issue_batch([cube(1), cube(2)[:, 10:]], DOMAINS, COMPUTE, model="network")
+    two = cube(2)
+    issue_batch([cube(1), replace(two, values=two.values[:, 10:])], DOMAINS, COMPUTE, model="network")
     assert network.asked == [1, 1]
 
 
 def test_classical_methods_take_no_batches(network: Network) -> None:
-    assert [takes_batches(name, COMPUTE) for name in ("persistence", "extrapolation", "network")] == [
+    assert [METHODS[name](COMPUTE).takes_batches for name in ("persistence", "extrapolation", "network")] == [
         False,
         False,
         True,
@@ -94,6 +96,6 @@ def test_classical_methods_take_no_batches(network: Network) -> None:
 
 def test_a_domain_looks_back_as_far_as_its_network_wants_and_as_it_says_itself(network: Network) -> None:
     assert looking_back(DOMAINS[0], COMPUTE) == DOMAINS[0]
-    network.frames = 6  # type: ignore[attr-defined]
+    network.frames = 6
     assert looking_back(DOMAINS[0], COMPUTE).history == 6
     assert looking_back(replace(DOMAINS[0], history=9), COMPUTE).history == 9

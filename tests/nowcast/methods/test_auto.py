@@ -5,32 +5,34 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
-from weather import DOMAIN, GRID, START, STEP, raw_frames
+from weather import DOMAIN, GRID, START, STEP, newest, raw_frames
 
 from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
 from nowcast.errors import MissingExtra, WeightsError
-from nowcast.forecast.file import Method, Prediction, open_forecast, read_record, write_forecast
+from nowcast.forecast.file import open_forecast, read_record, write_forecast
+from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
-from nowcast.methods import fallback as registry
-from nowcast.methods.answer import issue
+from nowcast.methods import shipped_scores
+from nowcast.methods.answer import issue, predict_with_fallback
 from nowcast.methods.auto import Auto
-from nowcast.methods.cube import build_cube, load_cube
+from nowcast.methods.cube import Cube, build_cube, load_cube
 from nowcast.methods.extrapolation import Extrapolation
-from nowcast.methods.fallback import METHODS, predict_with_fallback
+from nowcast.methods.method import Method
+from nowcast.methods.registry import METHODS
 from nowcast.methods.shipped_scores import Prior
 from nowcast.scores.scorebook import ScoreBook
 from nowcast.scores.tally import Tally
 
 
-class Flat:
+class Flat(Method):
     """Forecasts one value everywhere: its own, plus the lead."""
 
     version = "1.2"
@@ -40,9 +42,9 @@ class Flat:
         self.name, self._value, self._error, self._at_lead = name, value, error, at_lead
         self.asked: list[int] = []
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         self.asked.append(leads)
-        return Prediction(self._fields(cube.shape[1:], leads))
+        return Prediction(map(Lead, self._fields(cube.shape[1:], leads)))
 
     def _fields(self, shape: tuple[int, ...], leads: int) -> Iterator[np.ndarray]:
         for lead in range(1, leads + 1):
@@ -71,12 +73,12 @@ def registered(*methods: Flat) -> dict[str, Callable[[Compute], Method]]:
 
 
 @pytest.fixture
-def cube() -> xr.DataArray:
+def cube() -> Cube:
     frames = [normalise(raw, Domain("sim", 5, grid=GRID)) for raw in raw_frames(4)]
     return build_cube(frames, step_minutes=5, history=4)
 
 
-def test_each_lead_is_one_whole_field_of_the_method_chosen_for_it(cube: xr.DataArray) -> None:
+def test_each_lead_is_one_whole_field_of_the_method_chosen_for_it(cube: Cube) -> None:
     a, b = Flat("a", 10.0), Flat("b", 20.0)
     auto = Auto(registered(a, b), Compute(), prior_of(a=(0.1, -0.1, 0.1, -0.1), b=(0, 0.1, 0, -0.1)))
     prediction = auto.predict(cube, 4)
@@ -87,13 +89,13 @@ def test_each_lead_is_one_whole_field_of_the_method_chosen_for_it(cube: xr.DataA
     *_, expected = Extrapolation().predict(cube, 4).fields
     assert np.array_equal(fields[3], expected, equal_nan=True)
     assert prediction.version == "a 1.2, b 1.2, extrapolation 1"
-    assert prediction.degraded_reason == "" and prediction.motion is not None
+    assert "; ".join(prediction.shortfalls) == "" and prediction.motion is not None
     assert (a.asked, b.asked) == ([3], [2]), "no further than they are needed"
     assert "a at 5 min (CSI +0.100 over extrapolation)" in prediction.choice_reason
     assert prediction.choice_reason.endswith("evidence: made up; no scores of its own yet")
 
 
-def test_a_method_that_is_never_chosen_is_never_made(cube: xr.DataArray) -> None:
+def test_a_method_that_is_never_chosen_is_never_made(cube: Cube) -> None:
     def unmade(compute: Compute) -> Method:
         raise AssertionError("nobody chose it")
 
@@ -101,32 +103,32 @@ def test_a_method_that_is_never_chosen_is_never_made(cube: xr.DataArray) -> None
     assert auto.predict(cube, 2).methods == ("extrapolation", "extrapolation")
 
 
-def test_a_method_of_the_prior_that_there_is_not_is_passed_over(cube: xr.DataArray) -> None:
+def test_a_method_of_the_prior_that_there_is_not_is_passed_over(cube: Cube) -> None:
     prediction = Auto(registered(), Compute(), prior_of(gone=(0.1,))).predict(cube, 1)
-    assert (prediction.methods, prediction.degraded_reason) == (("extrapolation",), "")
+    assert (prediction.methods, "; ".join(prediction.shortfalls)) == (("extrapolation",), "")
 
 
 @pytest.mark.parametrize("at_lead", [1, 3])
-def test_one_that_fails_hands_its_leads_to_the_next_best(cube: xr.DataArray, at_lead: int) -> None:
+def test_one_that_fails_hands_its_leads_to_the_next_best(cube: Cube, at_lead: int) -> None:
     a, b = Flat("a", 10.0, WeightsError("found no weights"), at_lead), Flat("b", 20.0)
     prior = prior_of(a=(0.1, 0.1, 0.1, -0.1), b=(-0.1, 0.05, 0.05, 0.05))
     prediction = Auto(registered(a, b), Compute(), prior).predict(cube, 4)
     assert prediction.methods == ("extrapolation", "b", "b", "b")
     assert [float(field[0, 0]) for field in prediction.fields][1:] == [22.0, 23.0, 24.0]
-    assert prediction.degraded_reason == "a failed (found no weights)"
+    assert "; ".join(prediction.shortfalls) == "a failed (found no weights)"
     assert prediction.version == "extrapolation 1, b 1.2"
 
 
-def test_an_installation_without_networks_is_not_degraded(cube: xr.DataArray) -> None:
+def test_an_installation_without_networks_is_not_degraded(cube: Cube) -> None:
     a, b = Flat("a", 10.0, MissingExtra("a needs torch, which is not installed")), Flat("b", 20.0)
     prior = prior_of(a=(0.1, 0.1), b=(0.05, 0.05))
     prediction = Auto(registered(a, b), Compute(), prior).predict(cube, 2)
     assert prediction.methods == ("b", "b")
-    assert prediction.degraded_reason == ""
+    assert "; ".join(prediction.shortfalls) == ""
     assert prediction.choice_reason.endswith("; a needs torch, which is not installed")
 
 
-def test_one_that_inherits_leads_forecasts_further_than_it_was_to(cube: xr.DataArray) -> None:
+def test_one_that_inherits_leads_forecasts_further_than_it_was_to(cube: Cube) -> None:
     a, b = Flat("a", 10.0, RuntimeError()), Flat("b", 20.0)
     prior = prior_of(a=(-0.1, 0.1, 0.1), b=(0.1, 0.05, 0.05))
     prediction = Auto(registered(a, b), Compute(), prior).predict(cube, 3)
@@ -134,15 +136,17 @@ def test_one_that_inherits_leads_forecasts_further_than_it_was_to(cube: xr.DataA
     assert b.asked == [1, 3]
 
 
-def test_fields_without_a_single_value_are_a_failure(cube: xr.DataArray) -> None:
+def test_fields_without_a_single_value_are_a_failure(cube: Cube) -> None:
     prediction = Auto(registered(Flat("a", np.nan)), Compute(), prior_of(a=(0.1,))).predict(cube, 1)
     assert prediction.methods == ("extrapolation",)
-    assert prediction.degraded_reason == "a failed (RuntimeError)"
+    assert "; ".join(prediction.shortfalls) == "a failed (RuntimeError)"
 
 
-def test_what_a_part_says_of_itself_is_kept(cube: xr.DataArray) -> None:
-    prediction = Auto(registered(), Compute(), Prior()).predict(cube[-1:], 1)
-    assert prediction.degraded_reason == "extrapolation: persistence, as one frame alone shows no motion"
+def test_what_a_part_says_of_itself_is_kept(cube: Cube) -> None:
+    prediction = Auto(registered(), Compute(), Prior()).predict(newest(cube, 1), 1)
+    assert (
+        "; ".join(prediction.shortfalls) == "extrapolation: persistence, as one frame alone shows no motion"
+    )
 
 
 def test_it_wants_as_many_frames_as_the_candidate_that_wants_most() -> None:
@@ -154,7 +158,7 @@ def test_it_wants_as_many_frames_as_the_candidate_that_wants_most() -> None:
     assert Auto(methods, Compute(), Prior()).frames == 0
 
 
-def test_random_weights_are_never_served(cube: xr.DataArray) -> None:
+def test_random_weights_are_never_served(cube: Cube) -> None:
     seen = []
 
     def made(compute: Compute) -> Method:
@@ -188,15 +192,15 @@ def test_the_domains_own_scores_up_to_the_issue_time_overturn_the_prior(tmp_path
     assert before.methods == ("a",), "at 12:55 what came in since 12:00 is not looked at yet"
     assert after.methods == ("extrapolation",)
     assert after.choice_reason.endswith("made up; own scores of 1 day")
-    elsewhere = load_cube(archive, domain, START + timedelta(minutes=60)).assign_attrs(domain="other")
+    elsewhere = replace(load_cube(archive, domain, START + timedelta(minutes=60)), domain="other")
     assert auto.predict(elsewhere, 1).methods == ("a",)
 
 
 def test_the_record_tells_methods_and_reason_and_comes_back_from_the_file(
-    cube: xr.DataArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cube: Cube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "a", lambda compute: Flat("a", 10.0))
-    monkeypatch.setattr(registry, "shipped_prior", lambda: prior_of(a=(0.1, -0.1, 0.1)))
+    monkeypatch.setattr(shipped_scores, "shipped_prior", lambda: prior_of(a=(0.1, -0.1, 0.1)))
     record, prediction = issue(cube, DOMAIN, Compute(), model="auto")
     assert (record.model, record.model_version) == ("auto", "a 1.2, extrapolation 1")
     assert record.method_by_lead == ("a", "extrapolation", "a")
@@ -213,30 +217,33 @@ def test_the_record_tells_methods_and_reason_and_comes_back_from_the_file(
 
 
 def test_should_extrapolation_fail_in_it_persistence_answers(
-    cube: xr.DataArray, monkeypatch: pytest.MonkeyPatch
+    cube: Cube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
+    class Broken(Method):
         name, version = "extrapolation", "1"
 
-        def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+        def predict(self, cube: Cube, leads: int) -> Prediction:
             raise RuntimeError("no motion")
 
     monkeypatch.setitem(METHODS, "extrapolation", lambda compute: Broken())
-    monkeypatch.setattr(registry, "shipped_prior", Prior)
+    monkeypatch.setattr(shipped_scores, "shipped_prior", Prior)
     answer = predict_with_fallback(cube, 2, "auto", Compute())
     assert answer.model == "persistence"
-    assert answer.degraded_reason == "auto failed (RuntimeError); extrapolation failed (RuntimeError)"
+    assert (
+        "; ".join(answer.prediction.shortfalls)
+        == "auto failed (RuntimeError); extrapolation failed (RuntimeError)"
+    )
 
 
 def test_with_an_empty_prior_torch_is_never_loaded() -> None:
     program = """
 import sys
-import nowcast.methods.fallback as methods
+import nowcast.methods.shipped_scores as shipped_scores
 from nowcast.compute import Compute
 from nowcast.methods.shipped_scores import Prior
-methods.shipped_prior = Prior
-auto = methods.METHODS["auto"](Compute())
-assert methods.frames_wanted("auto", Compute()) == 0
+from nowcast.methods.registry import METHODS
+shipped_scores.shipped_prior = shipped_scores.Prior
+assert METHODS["auto"](Compute()).frames == 0
 print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

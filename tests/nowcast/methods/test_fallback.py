@@ -11,18 +11,19 @@ from datetime import UTC, datetime, timedelta
 import cv2
 import numpy as np
 import pytest
-import xarray as xr
 
 from nowcast.compute import Compute
 from nowcast.errors import NotEnoughFrames, UnknownModel
-from nowcast.forecast.file import Prediction
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.frame.domain import Domain
 from nowcast.frame.frame import frame_array
 from nowcast.frame.grid import Grid
 from nowcast.methods import extrapolation
-from nowcast.methods import fallback as methods
-from nowcast.methods.cube import build_cube
-from nowcast.methods.fallback import METHODS, frames_wanted, predict_with_fallback, takes_batches
-from nowcast.names import NETWORKS
+from nowcast.methods.answer import looking_back, predict_with_fallback, ready
+from nowcast.methods.cube import Cube, build_cube
+from nowcast.methods.method import Method
+from nowcast.methods.registry import METHODS
+from nowcast.names import FALLBACK, NETWORKS
 
 GRID = Grid.from_crs("EPSG:3035", nx=40, ny=30, x0=4e6, y0=3e6, dx=1000, dy=1000)
 COMPUTE = Compute(shipped=False)
@@ -30,7 +31,7 @@ NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def cube() -> xr.DataArray:
+def cube() -> Cube:
     rows, columns = np.mgrid[:30, :40]
     frames = []
     for back in (3, 2, 1, 0):
@@ -40,7 +41,7 @@ def cube() -> xr.DataArray:
     return build_cube(frames, step_minutes=5, history=4)
 
 
-class Network:
+class Network(Method):
     """Stands where a network will: its fields, or the error it dies of, come from outside."""
 
     name = "network"
@@ -49,10 +50,10 @@ class Network:
     def __init__(self, *fields: object) -> None:
         self._fields = fields
 
-    def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
+    def predict(self, cube: Cube, leads: int) -> Prediction:
         if not self._fields:
             raise NotEnoughFrames("expected 5 frames, got 4")
-        return Prediction(self._produced(), degraded_reason="on the CPU")
+        return Prediction(map(Lead, self._produced()), shortfalls=("on the CPU",))
 
     def _produced(self) -> Iterator[np.ndarray]:
         for field in self._fields:
@@ -72,7 +73,7 @@ def test_the_method_asked_for_answers(cube):
     answer = predict_with_fallback(cube, 3, "extrapolation", COMPUTE)
     assert answer.model == "extrapolation"
     assert answer.model_version == "1"
-    assert answer.degraded_reason == ""
+    assert "; ".join(answer.prediction.shortfalls) == ""
     assert answer.prediction.motion is not None
     direct = METHODS["extrapolation"](COMPUTE).predict(cube, 3)
     fields = list(answer.prediction.fields)
@@ -92,9 +93,9 @@ def test_every_network_is_a_method():
 
 def test_a_network_that_works_answers_and_what_it_says_of_itself_is_kept(cube, monkeypatch):
     serve(monkeypatch, FIELD, FIELD + 1)
-    prediction, model, version, reason = predict_with_fallback(cube, 2, "network", COMPUTE)
-    assert (model, version, reason) == ("network", "sha256:0", "on the CPU")
-    assert prediction.degraded_reason == "on the CPU"
+    prediction, model, version = predict_with_fallback(cube, 2, "network", COMPUTE)
+    assert (model, version) == ("network", "sha256:0")
+    assert prediction.shortfalls == ("on the CPU",)
     assert [field[0, 0] for field in prediction.fields] == [12.0, 13.0]
 
 
@@ -107,8 +108,7 @@ def test_a_network_that_refuses_is_replaced_and_its_words_are_passed_on(cube, mo
     serve(monkeypatch)
     answer = predict_with_fallback(cube, 2, "network", COMPUTE)
     assert answer.model == "extrapolation"
-    assert answer.degraded_reason == "network failed (expected 5 frames, got 4)"
-    assert answer.prediction.degraded_reason == answer.degraded_reason
+    assert "; ".join(answer.prediction.shortfalls) == "network failed (expected 5 frames, got 4)"
     assert len(list(answer.prediction.fields)) == 2
 
 
@@ -117,7 +117,7 @@ def test_a_network_that_breaks_at_a_late_lead_leaves_no_half_forecast(cube, monk
     serve(monkeypatch, FIELD, FIELD, error)
     answer = predict_with_fallback(cube, 4, "network", COMPUTE)
     assert answer.model == "extrapolation"
-    assert answer.degraded_reason == f"network failed ({type(error).__name__})", (
+    assert "; ".join(answer.prediction.shortfalls) == f"network failed ({type(error).__name__})", (
         "no foreign text for everybody"
     )
     assert len(list(answer.prediction.fields)) == 4
@@ -143,7 +143,10 @@ def test_when_extrapolation_breaks_too_persistence_answers_and_both_are_named(cu
     monkeypatch.setattr(extrapolation, "motion_field", broken)
     answer = predict_with_fallback(cube, 2, "network", COMPUTE)
     assert answer.model == "persistence"
-    assert answer.degraded_reason == "network failed (expected 5 frames, got 4); extrapolation failed (error)"
+    assert answer.prediction.shortfalls == (
+        "network failed (expected 5 frames, got 4)",
+        "extrapolation failed (error)",
+    )
     assert all(np.array_equal(field, cube.values[-1]) for field in answer.prediction.fields)
 
 
@@ -186,27 +189,28 @@ def test_the_fields_of_extrapolation_stay_lazy(cube, monkeypatch):
 
 
 def test_the_fallback_methods_exist():
-    assert set(methods.FALLBACK) <= set(METHODS)
+    assert set(FALLBACK) <= set(METHODS)
 
 
 def test_a_network_that_cannot_be_made_is_replaced_and_the_reason_is_told(cube):
     answer = predict_with_fallback(cube, 2, "convlstm", COMPUTE)
     assert answer.model == "extrapolation"
-    assert answer.degraded_reason == (
+    assert "; ".join(answer.prediction.shortfalls) == (
         "convlstm failed (expected weights of convlstm, but no folder was named)"
     )
 
 
-def test_a_network_that_cannot_be_made_takes_no_batches_and_wants_no_frames():
-    assert not takes_batches("convlstm", COMPUTE)
-    assert frames_wanted("convlstm", COMPUTE) == 0
+def test_a_network_that_cannot_be_made_is_not_ready_and_wants_no_frames():
+    assert ready("convlstm", COMPUTE) is None
+    domain = Domain("test", 5, model="convlstm", history=3)
+    assert looking_back(domain, COMPUTE) == domain
 
 
 def test_a_network_that_needs_frames_wants_them():
-    assert frames_wanted("unet", replace(COMPUTE, untrained=True)) == 4
-    assert frames_wanted("extrapolation", COMPUTE) == 0
+    assert METHODS["unet"](replace(COMPUTE, untrained=True)).frames == 4
+    assert METHODS["extrapolation"](COMPUTE).frames == 0
     with pytest.raises(UnknownModel):
-        frames_wanted("oracle", COMPUTE)
+        ready("oracle", COMPUTE)
 
 
 def test_without_torch_networks_say_what_to_install_and_the_others_work():
@@ -215,9 +219,11 @@ import sys
 sys.modules["torch"] = None
 from nowcast.compute import Compute
 from nowcast.errors import MissingExtra
-from nowcast.methods.fallback import METHODS, takes_batches
+from nowcast.methods.answer import ready
+from nowcast.methods.method import Method
+from nowcast.methods.registry import METHODS
 METHODS["extrapolation"](Compute())
-assert not takes_batches("convlstm", Compute())
+assert ready("convlstm", Compute()) is None
 try:
     METHODS["convlstm"](Compute(untrained=True))
 except MissingExtra as error:
@@ -230,6 +236,6 @@ except MissingExtra as error:
 
 
 def test_methods_are_known_without_loading_torch():
-    program = "import sys, nowcast.methods.fallback, nowcast.settings; print('torch' in sys.modules)"
+    program = "import sys, nowcast.methods.answer, nowcast.settings; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

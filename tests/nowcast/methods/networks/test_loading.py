@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,16 +21,15 @@ from models.registry import PRESETS, build, forecasters
 from nowcast import names as presets
 from nowcast.compute import Compute
 from nowcast.errors import NetworkError, NotEnoughFrames, WeightsError
-from nowcast.forecast.file import BatchMethod
 from nowcast.frame.frame import frame_array
 from nowcast.frame.grid import Grid
-from nowcast.methods.cube import build_cube
+from nowcast.methods.answer import predict_batch_with_fallback, predict_with_fallback
+from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.extrapolation import Extrapolation
-from nowcast.methods.fallback import predict_batch_with_fallback, predict_with_fallback
 from nowcast.methods.networks import loading as bridge
 from nowcast.methods.networks.checkpoint import Card, Task, save
-from nowcast.methods.networks.loading import Network, network
-from nowcast.methods.networks.method import Loaded, encoded
+from nowcast.methods.networks.loading import network
+from nowcast.methods.networks.method import Loaded, Network, encoded
 from nowcast.methods.networks.versions import Change, Shelf
 from nowcast.motion.flow import motion_field
 from nowcast.motion.lagrangian import carried_to_issue
@@ -51,7 +49,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def cube_of(*frames: Array, minutes: int = 5, cell_metres: float = 1000) -> xr.DataArray:
+def cube_of(*frames: Array, minutes: int = 5, cell_metres: float = 1000) -> Cube:
     ny, nx = frames[0].shape
     grid = Grid.from_crs("EPSG:3035", nx=nx, ny=ny, x0=4e6, y0=3e6, dx=cell_metres, dy=cell_metres)
     dated = [
@@ -99,7 +97,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, net: nn.Module) -> Network:
 def in_the_moving_frame(net: nn.Module, frames: int = 4) -> Network:
     """A network whose card says that it was trained on what is seen from the moving air."""
     card = Card(PRESETS["convlstm_cpu"], replace(TASK, frames=frames, moving=True))
-    loaded = Loaded(bridge.Engine(net, torch.device("cpu")), card, "sha256:0", None)
+    loaded = Loaded(bridge.Engine(net, torch.device("cpu")), card, "sha256:0")
     return Network("convlstm", loaded, 512)
 
 
@@ -125,7 +123,7 @@ def test_a_short_name_is_the_preset_of_cpu_size_and_a_full_name_its_own():
 
 
 def test_it_is_a_method_that_takes_batches():
-    assert isinstance(network("convlstm", UNTRAINED), BatchMethod)
+    assert network("convlstm", UNTRAINED).takes_batches
 
 
 def test_a_network_sees_normalised_frames_with_what_was_not_observed_as_no_echo(monkeypatch):
@@ -177,7 +175,7 @@ def test_one_frame_shows_no_motion_and_the_forecast_says_so(monkeypatch):
     frame[:5] = np.nan
     prediction = serve(monkeypatch, Newest()).predict(cube_of(frame), 2)
     assert prediction.motion is None
-    assert "one frame alone shows no motion" in prediction.degraded_reason
+    assert "one frame alone shows no motion" in "; ".join(prediction.shortfalls)
     for field in prediction.fields:
         np.testing.assert_array_equal(np.isnan(field), np.isnan(frame))
 
@@ -203,14 +201,14 @@ def test_a_network_for_any_number_of_frames_sees_all(monkeypatch):
     method = serve(monkeypatch, net)
     method.predict(cube_of(*moving(count=6)), 1)
     assert net.seen[-1].shape[1] == 6
-    assert method.frames is None
+    assert method.frames == 0
 
 
 def test_values_that_are_not_finite_let_another_method_answer(monkeypatch):
     serve(monkeypatch, Newest(less=float("nan")))
     answer = predict_with_fallback(cube_of(*moving()), 2, "convlstm", UNTRAINED)
     assert answer.model == "extrapolation"
-    assert answer.degraded_reason == (
+    assert "; ".join(answer.prediction.shortfalls) == (
         "convlstm failed (the network's forecast has values that are not finite)"
     )
 
@@ -243,7 +241,7 @@ def test_trained_weights_answer_without_a_reason_and_with_their_hash(tmp_path):
     answer = predict_with_fallback(cube_of(*moving()), 2, "convlstm", compute)
     digest = json.loads((tmp_path / "convlstm/config.json").read_text())["weights"]["sha256"]
     assert (answer.model, answer.model_version) == ("convlstm", f"sha256:{digest}")
-    assert answer.degraded_reason == ""
+    assert "; ".join(answer.prediction.shortfalls) == ""
 
 
 @pytest.mark.parametrize(
@@ -257,7 +255,7 @@ def test_trained_weights_answer_without_a_reason_and_with_their_hash(tmp_path):
 )
 def test_what_the_weights_were_not_trained_for_is_stated(tmp_path, cube, reason):
     prediction = network("convlstm", Compute(weights=weighed(tmp_path))).predict(cube, 2)
-    assert prediction.degraded_reason == reason
+    assert "; ".join(prediction.shortfalls) == reason
     assert len(list(prediction.fields)) == 2
 
 
@@ -276,7 +274,7 @@ def test_untrained_weights_say_so_and_are_the_same_every_time(monkeypatch):
     torch.rand(1)
     second = network("convlstm", UNTRAINED)
     assert second.version == "untrained"
-    assert first.degraded_reason == "untrained weights"
+    assert "; ".join(first.shortfalls) == "untrained weights"
     for field, other in zip(first.fields, second.predict(cube, 2).fields, strict=True):
         np.testing.assert_array_equal(field, other)
 
@@ -285,7 +283,7 @@ def test_the_live_service_forecasts_by_extrapolation_rather_than_with_untrained_
     cubes = [cube_of(*moving()), cube_of(*moving(1.0))]
     for answer in predict_batch_with_fallback(cubes, 2, "convlstm", Compute(weights=tmp_path)):
         assert answer.model == "extrapolation"
-        assert answer.degraded_reason == (
+        assert "; ".join(answer.prediction.shortfalls) == (
             f"convlstm failed (expected weights of convlstm, found no {tmp_path / 'convlstm'})"
         )
 
@@ -374,7 +372,7 @@ def test_a_moving_network_that_changes_nothing_is_extrapolation():
     prediction = in_the_moving_frame(Newest()).predict(cube, 4)
     expected = Extrapolation().predict(cube, 4)
     np.testing.assert_array_equal(prediction.motion, expected.motion)
-    assert prediction.degraded_reason == ""
+    assert "; ".join(prediction.shortfalls) == ""
     for field, other in zip(prediction.fields, expected.fields, strict=True):
         assert field.dtype == np.float32
         np.testing.assert_allclose(field, other, atol=1 / 64)
@@ -415,7 +413,7 @@ def test_a_moving_network_answers_from_one_frame_in_place_and_says_so():
     frame[:5] = np.nan
     prediction = in_the_moving_frame(Newest()).predict(cube_of(frame), 2)
     assert prediction.motion is None
-    assert prediction.degraded_reason == (
+    assert "; ".join(prediction.shortfalls) == (
         "made from 1 frames with weights trained on 4; "
         "one frame alone shows no motion, so the echo stays in place"
     )
@@ -462,7 +460,7 @@ def test_weights_of_the_package_answer_where_no_one_named_any(tmp_path, shipped)
     weighed(shipped / "convlstm")
     for compute in (Compute(), UNTRAINED, Compute(weights=tmp_path), Compute(weights=tmp_path / "absent")):
         answer = predict_with_fallback(cube_of(*moving()), 2, "convlstm", compute)
-        assert (answer.model, answer.degraded_reason) == ("convlstm", "")
+        assert (answer.model, "; ".join(answer.prediction.shortfalls)) == ("convlstm", "")
         assert answer.model_version == digest(shipped / "convlstm")
 
 

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import xarray as xr
-from weather import GRID, raw_frames
+from weather import GRID, newest, raw_frames
 
 from nowcast.compute import Compute
 from nowcast.errors import NotEnoughFrames
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
-from nowcast.methods.cube import build_cube
+from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.extrapolation import Extrapolation
 from nowcast.methods.networks.checkpoint import load
 from nowcast.methods.networks.exceedance import ExceedanceNetwork
@@ -28,7 +27,7 @@ SHORT = sorted(name for name, preset in NETWORKS.items() if preset == f"{name}_c
 
 
 @pytest.fixture
-def cube() -> xr.DataArray:
+def cube() -> Cube:
     domain = Domain("sim", STEP, grid=GRID)
     return build_cube([normalise(raw, domain) for raw in raw_frames(4)], step_minutes=STEP, history=4)
 
@@ -72,9 +71,9 @@ def test_probabilities_made_lead_by_lead_are_those_made_together(cube, monkeypat
 
 
 def test_exceedance_says_what_it_was_not_trained_for(cube):
-    assert "leads of up to 60 minutes" in method().predict(cube, 60 // STEP + 1).degraded_reason
+    assert "leads of up to 60 minutes" in method().predict(cube, 60 // STEP + 1).shortfalls[-1]
     with pytest.raises(NotEnoughFrames, match="exceedance: expected 4 frames, got 3"):
-        method().predict(cube[1:], 1)
+        method().predict(newest(cube, 3), 1)
 
 
 def test_the_cards_numbers_are_those_of_the_configuration():
