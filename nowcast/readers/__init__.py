@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
 from nowcast.errors import TooLarge, UnknownFormat, UnreadableFile
 from nowcast.frame.frame import RawFrame
+from nowcast.readers import archives
 from nowcast.readers.source import Limits, Source
 
 __all__ = ["READERS", "Limits", "Source", "read"]
@@ -26,9 +27,9 @@ READERS: dict[str, tuple[bytes, ...]] = {
     "fmi_pgm": (b"P5",),
     "mch_gif": (b"GIF8",),
     "geotiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "grib": (b"GRIB",),
     "nimrod": (b"\0\0\2\0",),
     "radolan": (),
+    "grib": (),
 }
 
 
@@ -44,10 +45,22 @@ class Reader(Protocol):
         ...
 
 
-def read(path: Path, limits: Limits | None = None) -> Iterator[RawFrame]:
-    """Yield the frames of a radar file, oldest first and one at a time.
+def _nobody() -> None:
+    """Take no notice."""
 
-    Nothing is opened before the first frame is asked for.
+
+def read(
+    path: Path, limits: Limits | None = None, *, told: Callable[[], None] = _nobody
+) -> Iterator[RawFrame]:
+    """Yield the frames of a radar file or archive, oldest first and one at a time.
+
+    Nothing is opened before the first frame is asked for. An archive's frames come first; what could not be
+    read of it is raised after the last of them.
+
+    Args:
+        path: The file.
+        limits: What it may cost.
+        told: Called before each member of an archive, for whoever waits for the first frame.
 
     Raises:
         UnknownFormat: If no reader recognises the content.
@@ -64,14 +77,21 @@ def read(path: Path, limits: Limits | None = None) -> Iterator[RawFrame]:
             )
         size = path.stat().st_size
         source = Source(path, limits)
-        head = source.head
+        is_archive = archives.is_archive(source)
     except OSError as error:
         raise UnreadableFile(f"{path.name}: cannot be opened: {error.strerror}") from error
     if size > limits.max_file_bytes:
         raise TooLarge(f"{path.name}: {size} bytes; at most {limits.max_file_bytes} are read")
-    if not head:
-        raise UnreadableFile(f"{path.name}: is empty, or its compression is damaged")
-    yield from _reader(source).read(source, limits)
+    if is_archive:
+        yield from archives.frames(source, _read, told)
+    else:
+        yield from _read(source)
+
+
+def _read(source: Source) -> Iterator[RawFrame]:
+    if not source.head:
+        raise UnreadableFile(f"{source.label}: is empty, or its compression is damaged")
+    yield from _reader(source).read(source, source.limits)
 
 
 def _reader(source: Source) -> Reader:
@@ -81,6 +101,6 @@ def _reader(source: Source) -> Reader:
             if reader.recognises(source):
                 return reader
     raise UnknownFormat(
-        f"{source.path.name}: no reader knows content that begins with {source.head[:16]!r}; "
+        f"{source.label}: no reader knows content that begins with {source.head[:16]!r}; "
         f"known formats are {', '.join(READERS)}"
     )

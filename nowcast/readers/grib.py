@@ -1,4 +1,4 @@
-"""MRMS mosaics (NOAA): rain rate and reflectivity of the United States in GRIB2.
+"""MRMS mosaics (NOAA): rain rate and reflectivity of the United States in GRIB2, in bulletins or not.
 
 The sections are read here (WMO Manual on Codes, FM 92 GRIB edition 2: fixed offsets), so that size and
 product are known before anything is unpacked. MRMS packs its values as PNG images, which need nothing
@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nowcast.errors import MissingExtra, RefusedProduct, UnreadableFile
+from nowcast.errors import InputError, MissingExtra, RefusedProduct, UnreadableFile
 from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.frame.grid import Grid
+from nowcast.readers.bulletins import after_heading
+from nowcast.readers.eccodes_last import load_eccodes
 from nowcast.readers.source import Limits, Source
 
 #: Originating centre NOAA and MRMS's own discipline: parameter numbers are those of the MRMS tables.
@@ -53,6 +55,17 @@ _LATLON_TEMPLATE, _INSTANT_TEMPLATE, _PNG_TEMPLATE = 0, 0, 41
 #: JPEG 2000 and PNG end the whole process, so those are not called.
 _ECCODES_TEMPLATES = (0, 42)
 
+#: What GRIB calls a forecast (WMO code tables 1.2, 1.4 and 4.3): a reference time that verifies one, types of
+#: data and of the process they come from. An observation, an analysis or nothing said is none.
+_FORECAST_TIMES, _FORECAST_DATA = (2,), (1, 2, 3, 4, 5, 8)
+_FORECAST_PROCESSES = (2, 3, 4, 5, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
+
+#: Product templates whose forecast time stands where that of 4.0 does.
+_POINT_TEMPLATES = range(16)
+
+#: Beginning and end of a message; the edition stands 7 bytes behind the beginning.
+_MAGIC, _END = b"GRIB", b"7777"
+
 #: An integer of 32 bits that is not given.
 _NOT_GIVEN = 0xFFFFFFFF
 
@@ -76,28 +89,68 @@ _BLOCK_ROWS = 64
 
 
 def recognises(source: Source) -> bool:
-    """Return whether the content is a GRIB message."""
-    return source.head.startswith(b"GRIB")
+    """Return whether the content is a GRIB message, behind a bulletin's heading or not."""
+    start = after_heading(source.head)
+    return source.head.startswith(_MAGIC, start)
 
 
 def read(source: Source, limits: Limits) -> Iterator[RawFrame]:
-    """Yield a frame for each message.
+    """Yield a frame for each message, in the order of their times.
+
+    Headings and trailers of bulletins, filling and other bytes between and after messages are passed over.
 
     Raises:
         MissingExtra: If the values are packed otherwise than MRMS does and eccodes is not installed.
-        RefusedProduct: If a message is no MRMS rain rate or reflectivity.
+        RefusedProduct: If a message is no MRMS rain rate or reflectivity, or a forecast.
         TooLarge: If a message declares more cells than the limits allow.
-        UnreadableFile: If it is cut off or contradicts itself.
+        UnreadableFile: If it is cut off or contradicts itself. The frames of the others come before.
     """
-    content, start = source.content, 0
-    while start < len(content):
-        message = _message(content, start, source.name)
+    content = source.content
+    errors: list[InputError] = []
+    messages: list[tuple[datetime, memoryview]] = []
+    for found in _messages(content, source.name):
         try:
-            frame = _frame(message, source.name, limits)
+            if isinstance(found, InputError):
+                raise found
+            messages.append((_time(_sections(found, source.name)[1], source.name), found))
         except struct.error as error:
-            raise UnreadableFile(f"{source.name}: a section of the GRIB message is too short") from error
-        yield frame
-        start += len(message)
+            errors.append(_too_short(source.name, error))
+        except InputError as error:
+            errors.append(error)
+    for _, message in sorted(messages, key=lambda message: message[0]):
+        try:
+            yield _frame(message, source.name, limits)
+        except struct.error as error:
+            errors.append(_too_short(source.name, error))
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        more = f" (and {len(errors) - 1} more messages)" if len(errors) > 1 else ""
+        raise type(errors[0])(f"{errors[0]}{more}") from errors[0]
+
+
+def _too_short(name: str, cause: struct.error) -> UnreadableFile:
+    error = UnreadableFile(f"{name}: a section of the GRIB message is too short")
+    error.__cause__ = cause
+    return error
+
+
+def _messages(content: bytes, name: str) -> Iterator[memoryview | InputError]:
+    """Yield the messages of a file, or what is wrong with one; after a damaged one the next is looked for."""
+    start, behind = content.find(_MAGIC), 0
+    while start >= 0:
+        try:
+            message = _message(content, start, name)
+            behind = start + len(message)
+            yield message
+        except InputError as error:
+            yield error
+            behind = start + len(_MAGIC)
+        next_start = content.find(_MAGIC, behind)
+        gap = content[behind : next_start if next_start >= 0 else len(content)]
+        if behind - start > len(_MAGIC) and _END in gap:
+            yield UnreadableFile(f"{name}: expected a GRIB message at byte {behind}, got only its end")
+        start = next_start
 
 
 def _message(content: bytes, start: int, name: str) -> memoryview:
@@ -152,16 +205,30 @@ def _frame(message: memoryview, name: str, limits: Limits) -> RawFrame:
 def _product(message: memoryview, sections: dict[int, memoryview], name: str) -> tuple[str, Quantity]:
     (centre,) = struct.unpack_from(">H", sections[1], 5)
     template, category, number = struct.unpack_from(">HBB", sections[4], 7)
+    _refuse_forecast(sections, template, name)
     known = PRODUCTS.get((category, number))
     if (centre, message[6]) != (CENTRE, DISCIPLINE) or known is None or template != _INSTANT_TEMPLATE:
         raise RefusedProduct(
             f"{name}: expected an MRMS rain rate or reflectivity (centre 161, discipline 209), got "
             f"{centre}, {message[6]}, parameter {category}-{number} by template 4.{template}"
         )
-    (ahead,) = struct.unpack_from(">I", sections[4], 18)
-    if ahead != 0:
-        raise RefusedProduct(f"{name}: a forecast ({ahead} time units ahead), not an observation")
     return known
+
+
+def _refuse_forecast(sections: dict[int, memoryview], template: int, name: str) -> None:
+    """Refuse a message whose times, data or process are those of a forecast."""
+    reference, data = struct.unpack_from(">B8xB", sections[1], 11)
+    if template in _POINT_TEMPLATES:
+        process, ahead = struct.unpack_from(">B6xI", sections[4], 11)
+        if ahead != 0:
+            raise RefusedProduct(f"{name}: a forecast ({ahead} time units ahead), not an observation")
+        if process in _FORECAST_PROCESSES:
+            raise RefusedProduct(f"{name}: a forecast (generating process {process}), not an observation")
+    if reference in _FORECAST_TIMES or data in _FORECAST_DATA:
+        raise RefusedProduct(
+            f"{name}: a forecast (significance of its time {reference}, type of data {data}), "
+            "not an observation"
+        )
 
 
 def _time(section: memoryview, name: str) -> datetime:
@@ -274,7 +341,7 @@ def _image(data: memoryview, grid: Grid, bits: int, name: str) -> NDArray[np.uin
 def _unpack_with_eccodes(message: memoryview, grid: Grid, template: int, name: str) -> NDArray[np.float32]:
     """Return the values of a message whose packing is not MRMS's own."""
     try:
-        import eccodes
+        eccodes = load_eccodes()
     except ImportError as error:
         raise MissingExtra(
             f"{name}: values packed by template 5.{template} need eccodes: "

@@ -47,7 +47,7 @@ def guarded(source: Source, expected: str) -> Iterator[None]:
         UnreadableFile: For what the format libraries raise.
         TooLarge: If memory ran out.
     """
-    name = source.path.name
+    name = source.label
     try:
         yield
     except InputError as error:
@@ -61,10 +61,10 @@ def guarded(source: Source, expected: str) -> Iterator[None]:
 
 @contextmanager
 def opened(source: Source) -> Iterator[h5py.File]:
-    """Open a file, through gzip or bzip2 if need be; use inside :func:`guarded`."""
+    """Open a file, whatever compresses it or is around it; use inside :func:`guarded`."""
     # As a Python stream, just as fast: HDF5 would lock a path, which fails on network and read-only file
     # systems and where others in the process have it open. The cache holds chunks that several times share.
-    with io.BytesIO(source.content) if source.is_compressed else source.path.open("rb") as stream:
+    with source.path.open("rb") if source.lies_on_disk else io.BytesIO(source.content) as stream:
         if isinstance(stream, io.BytesIO):
             refuse_endless_loops(source.content)
         else:
@@ -139,7 +139,7 @@ def plain(value: Any) -> Attribute | None:
         value = value.decode("utf-8", errors="replace")
     if isinstance(value, str):
         return "".join(character for character in " ".join(value.split()) if character.isprintable())
-    if isinstance(value, np.integer | int):
+    if isinstance(value, np.integer | np.bool_ | int):  # HDF5 has truth as an enumeration of h5py's
         return int(value)
     if isinstance(value, np.floating | float):
         return float(value)
@@ -149,11 +149,7 @@ def plain(value: Any) -> Attribute | None:
 def attributes(item: Any) -> dict[str, Attribute]:
     """Return all attributes that are text or numbers of a sensible size; the others are left out."""
     found = {}
-    if len(item.attrs) > MAX_MEMBERS:
-        raise TooLarge(f"{item.name} has {len(item.attrs)} attributes; at most {MAX_MEMBERS} are looked at")
-    for name in item.attrs:
-        if not isinstance(name, str):
-            continue
+    for name in names_of_attributes(item):
         try:
             value = attribute(item, name)
         except TooLarge:
@@ -161,6 +157,18 @@ def attributes(item: Any) -> dict[str, Attribute]:
         if value is not None:
             found[name] = value
     return found
+
+
+def names_of_attributes(item: Any) -> list[str]:
+    """Return the names of an object's attributes; a name that is not UTF-8 is nobody's and left out.
+
+    Raises:
+        TooLarge: If there are more than :data:`MAX_MEMBERS`.
+    """
+    count = len(item.attrs)
+    if count > MAX_MEMBERS:
+        raise TooLarge(f"{item.name} has {count} attributes; at most {MAX_MEMBERS} are looked at")
+    return [name for name in item.attrs if isinstance(name, str)]
 
 
 def text(item: Any, name: str) -> str | None:

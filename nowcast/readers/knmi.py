@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import h5py
@@ -26,7 +26,15 @@ from nowcast.readers.source import Limits, Source
 QUANTITIES = {
     "REFLECTIVITY_[DBZ]": Quantity.DBZH,
     "ACCUMULATED_PRECIPITATION_[MM]": Quantity.ACRR,
+    "PRECIP_[MM]": Quantity.ACRR,
 }
+
+#: Step [min] of KNMI's composites. Real-time accumulations name the first and the last minute that are in
+#: them: 08:20 to 08:24 are the five minutes until 08:25.
+STEP_MINUTES = 5
+
+#: Products whose name says forecast: RAD_NL25_RAC_FM and its like.
+_FORECAST_NAME = re.compile(r"_FM(?:_|$)|FORECAST|NOWCAST", re.IGNORECASE)
 
 #: Metres per unit of ``geo_dim_pixel``.
 METRES = {"KM,KM": 1000.0, "M,M": 1.0}
@@ -71,9 +79,13 @@ def _frame(file: h5py.File, limits: Limits) -> RawFrame:
         raise UnreadableFile(f"{image.name} has no image_data")
     grid = _grid(_group(file, "geographic"), data.shape, limits)
     time = _moment(overview, "product_datetime_end")
+    _refuse_forecast(image, product, time)
     interval = None
     if quantity is Quantity.ACRR:
-        interval = (time - _moment(overview, "product_datetime_start")).total_seconds() / 60.0
+        start = _moment(overview, "product_datetime_start")
+        interval = (time - start) / timedelta(minutes=1)
+        if interval % STEP_MINUTES == STEP_MINUTES - 1 and start.minute % STEP_MINUTES == 0:
+            time, interval = time + timedelta(minutes=1), interval + 1
         if interval <= 0:
             raise UnreadableFile(f"the accumulation starts {-interval:g} minutes after its end")
 
@@ -83,7 +95,7 @@ def _frame(file: h5py.File, limits: Limits) -> RawFrame:
     calibration = _group(image, "calibration")
     slope, intercept = _calibration(hdf5.text(calibration, "calibration_formulas") or "")
     outside = _required(calibration, "calibration_out_of_image")
-    missing, no_echo = _states(quantity, _required(calibration, "calibration_missing_data"))
+    missing, no_echo = _states(outside, _required(calibration, "calibration_missing_data"))
     values = unpack(
         stored,
         quantity,
@@ -96,15 +108,40 @@ def _frame(file: h5py.File, limits: Limits) -> RawFrame:
     return RawFrame(values, quantity, time, grid, interval, f"KNMI {product}"[:120], notes)
 
 
-def _states(quantity: Quantity, missing_data: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _states(outside: float, missing_data: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the pixel values that are missing and those that are no echo.
 
-    Reflectivity images call pixel value 0 "missing data", but it is the dry weather inside the radars' range:
-    its area changes with the weather, while that of "out of image" stays the same from one file to the next.
+    Some images, reflectivity and real-time accumulations, call pixel value 0 "missing data", but it is the
+    dry weather inside the radars' range: its area changes with the weather, while that of "out of image"
+    stays the same from one file, and one product, to the next.
+
+    Raises:
+        RefusedProduct: If 0 is out of image too, so that dry and not observed cannot be told apart.
     """
-    if quantity.is_reflectivity and missing_data == 0:
-        return (), (0.0,)
-    return (missing_data,), ()
+    if missing_data != 0:
+        return (missing_data,), ()
+    if outside == 0:
+        raise RefusedProduct("pixel value 0 is missing data and out of image: dry weather cannot be told")
+    return (), (0.0,)
+
+
+def _refuse_forecast(image: h5py.Group, product: str, end: datetime) -> None:
+    """Refuse an image that is called a forecast, or is valid for a time after its product's.
+
+    Raises:
+        RefusedProduct: If it is one.
+    """
+    for name in (product, hdf5.text(image, "image_product_name") or ""):
+        if _FORECAST_NAME.search(name):
+            raise RefusedProduct(f"{name[:80]} is a forecast, not an observation")
+    if hdf5.text(image, "image_datetime_valid") is None:
+        return
+    valid = _moment(image, "image_datetime_valid")
+    if valid > end:
+        raise RefusedProduct(
+            f"{product} is valid at {valid:%H:%M}, {(valid - end) / timedelta(minutes=1):g} minutes after "
+            "its end: a forecast, not an observation"
+        )
 
 
 def _wanted(file: h5py.File, product: str) -> tuple[Quantity, h5py.Group]:

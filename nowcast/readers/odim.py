@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import h5py
 import numpy as np
@@ -20,6 +20,7 @@ from nowcast.errors import RefusedProduct, UnreadableFile
 from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.frame.grid import Grid
 from nowcast.readers import hdf5
+from nowcast.readers.forecasts import WORDS
 from nowcast.readers.packing import unpack
 from nowcast.readers.projections import proj_parameters, proj_string, to_plane
 from nowcast.readers.source import Limits, Source, parse_time
@@ -32,6 +33,16 @@ VERTICAL_PRODUCTS = ("XSEC", "VSP", "HSP", "RHI", "VP", "SCAN", "AZIM")
 
 #: Corners by their names in ``where``: lower or upper, left or right.
 CORNERS = ("LL", "UL", "UR", "LR")
+
+#: Spellings of ``how/simulated`` by which a file says that it was observed.
+OBSERVED = ("", "0", "0.0", "f", "false", "n", "no", "none", "off")
+
+#: How long after its nominal time [min] scanning for an observation may go on: ODYSSEY's window reaches from
+#: 10 minutes before to 5 after. For a window that lies mostly behind its nominal time, and for any.
+LONGEST_SCAN_MINUTES, LONGEST_WINDOW_MINUTES = 5.0, 15.0
+
+#: A scan's start this much [s] after the nominal time is delay.
+LONGEST_DELAY_SECONDS = 60.0
 
 #: Which quantity is read where a file offers several: reflectivity needs no Z-R relation.
 PREFERENCE = (Quantity.DBZH, Quantity.RATE, Quantity.ACRR, Quantity.TH)
@@ -102,7 +113,7 @@ def read(source: Source, limits: Limits) -> Iterator[RawFrame]:
     end of its interval.
 
     Raises:
-        RefusedProduct: If the file holds polar data, or no precipitation.
+        RefusedProduct: If the file holds polar data, a forecast, or no precipitation.
         UnreadableFile: If it is damaged or contradicts itself.
         TooLarge: If it exceeds the limits.
     """
@@ -123,6 +134,7 @@ def _frame(file: h5py.File, limits: Limits) -> RawFrame:
     product = field.text("what", "product") or "unknown product"
     if product in VERTICAL_PRODUCTS:
         raise RefusedProduct(f"product {product} is no horizontal field")
+    _refuse_forecast(quantity, field)
     grid, notes = _grid(field, limits)
     if quantity is Quantity.ACRR:
         time = _moment(field, "end")
@@ -178,6 +190,64 @@ def _wanted(file: h5py.File) -> tuple[Quantity, _Field]:
             return quantity, offered[quantity]
     found = ", ".join(offered)[:200] or "no field"
     raise RefusedProduct(f"holds {found}; expected one of {', '.join(PREFERENCE)}")
+
+
+def _refuse_forecast(quantity: Quantity, field: _Field) -> None:
+    """Refuse a field that is called simulated or a forecast, or is valid for a time after its nominal one.
+
+    The window from start to end belongs around or before ``what/date`` and ``time``. A sum that lies mostly
+    behind it is one of rain to come; for other fields it may be the time the antennas took.
+
+    Raises:
+        RefusedProduct: If it is one.
+        UnreadableFile: If a time is none.
+    """
+    for level in field.levels:
+        for holder in _hows(level):
+            for name in hdf5.names_of_attributes(holder):
+                if name.lower() != "simulated":
+                    continue
+                said = hdf5.attribute(holder, name)
+                if said is not None and str(said).strip(" \0").lower() not in OBSERVED:
+                    raise RefusedProduct(
+                        f"{holder.name}/{name} is {said!r}: expected an observation, got a forecast or "
+                        "simulation"
+                    )
+    for group, name in (("what", "product"), ("what", "prodname"), ("how", "task")):
+        word = WORDS.search(field.text(group, name) or "")
+        if word:
+            raise RefusedProduct(f"{group}/{name} says {word[0]!r}: expected an observation, got a forecast")
+    if not (field.text("what", "enddate") and field.text("what", "endtime")):
+        return
+    nominal, end = _moment(field, ""), _moment(field, "end")
+    start = _moment(field, "start") if field.text("what", "startdate") else end
+    after = (end - nominal) / timedelta(minutes=1)
+    mostly_after = end - nominal > nominal - start
+    if start > end:
+        raise UnreadableFile(
+            f"the time it is valid for starts {(start - end) / timedelta(minutes=1):g} minutes after its end"
+        )
+    if (
+        (start - nominal).total_seconds() > LONGEST_DELAY_SECONDS
+        or after > LONGEST_WINDOW_MINUTES
+        or (mostly_after and after > 0 and (quantity is Quantity.ACRR or after >= LONGEST_SCAN_MINUTES))
+    ):
+        raise RefusedProduct(
+            f"is valid from {start:%H:%M:%S} to {end:%H:%M:%S}, {after:g} minutes beyond its nominal time "
+            f"{nominal:%H:%M:%S}: expected an observation, got a forecast"
+        )
+
+
+def _hows(level: h5py.Group) -> Iterator[h5py.Group]:
+    """Yield what describes how a level was made: ``how`` and the groups agencies add in it, and ``what``."""
+    for name in ("how", "what"):
+        holder = hdf5.child_group(level, name)
+        if holder is not None:
+            yield holder
+            for inner in hdf5.names(holder) if name == "how" else ():
+                group = hdf5.child_group(holder, inner)
+                if group is not None:
+                    yield group
 
 
 def _numbered(group: h5py.Group, prefix: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""DWD RADOLAN and RADVOR composites in their binary format, single or in a tar archive.
+"""DWD RADOLAN and RADVOR composites in their binary format.
 
 Source of the format: DWD, RADOLAN/RADVOR-OP Beschreibung des Kompositformats, version 2.5.
 """
@@ -6,7 +6,6 @@ Source of the format: DWD, RADOLAN/RADVOR-OP Beschreibung des Kompositformats, v
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import Proj
 
-from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
+from nowcast.errors import RefusedProduct, UnreadableFile
 from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.frame.grid import Grid
-from nowcast.readers.source import GZIP, Limits, Source, parse_time
+from nowcast.readers.source import Limits, Source, parse_time
 
 #: Precipitation sums [mm] in two bytes over the interval in the header: 5 minutes, hours, days and weeks.
 _SUMS = frozenset(
@@ -36,6 +35,7 @@ _WITH_FORECASTS = frozenset({"RV", "RS", "RQ", "WN"})
 #: Known products that are no precipitation frames, and what they are.
 _REFUSED = {
     "RE": "the aggregate state of precipitation and hail",
+    "FX": "a forecast of reflectivity",
     "RD": "a difference of two sums",
     "PG": "a picture in seven classes",
     "PC": "a picture in seven classes",
@@ -67,12 +67,6 @@ _HEADER = re.compile(
 #: Longest header [bytes] looked at; a daily sum's is 245.
 _LONGEST_HEADER = 4096
 
-#: Longest member [bytes] of a tar archive; the European composite takes 4.2 MB.
-_LONGEST_MEMBER = 16 * 2**20
-
-#: Names of the first member of DWD's archives.
-_MEMBER = re.compile(rb"(?:[\w.-]+/)*(?:(?:DE1200_)?[A-Z]{2}\d{10}_\d{3}|raa01-\w{2}[\w.]*_10000-\d{10})")
-
 
 @dataclass(frozen=True)
 class _Header:
@@ -90,40 +84,25 @@ class _Header:
 
 
 def recognises(source: Source) -> bool:
-    """Return whether the content is a RADOLAN composite or a tar archive of them."""
-    head = source.head
-    return bool(_START.match(head)) or (_is_tar(head) and bool(_MEMBER.match(head)))
+    """Return whether the content is a RADOLAN composite."""
+    return bool(_START.match(source.head))
 
 
 def read(source: Source, limits: Limits) -> Iterator[RawFrame]:
-    """Yield the frame, or the frames of a tar archive; of an analysis and its forecasts only the analysis.
+    """Yield the one frame.
 
     Raises:
         RefusedProduct: If the composite is a forecast or no precipitation.
         TooLarge: If it declares more cells than the limits allow.
         UnreadableFile: If header and size are not as expected.
     """
-    if not _is_tar(source.head):
-        header = _parse(source.content, source.name)
-        if header.lead_minutes > 0:
-            raise RefusedProduct(
-                f"{source.name}: RADOLAN {header.product} {header.lead_minutes} minutes ahead is a forecast, "
-                "not an observation"
-            )
-        yield _frame(source.content, header, source.name, limits)
-        return
-    frames = 0
-    for name, content in _tar_members(source, limits):
-        if not _START.match(content):
-            continue
-        header = _parse(content, name)
-        if header.lead_minutes == 0:
-            yield _frame(content, header, name, limits)
-            frames += 1
-        elif frames:
-            return  # the archive is one forecast run: nothing observed comes after its analysis
-    if frames == 0:
-        raise RefusedProduct(f"{source.name}: the archive holds no RADOLAN observation")
+    header = _parse(source.content, source.name)
+    if header.lead_minutes > 0:
+        raise RefusedProduct(
+            f"{source.name}: RADOLAN {header.product} {header.lead_minutes} minutes ahead is a forecast, "
+            "not an observation"
+        )
+    yield _frame(source.content, header, source.name, limits)
 
 
 def _parse(content: bytes, name: str) -> _Header:
@@ -226,44 +205,3 @@ def _grid(rows: int, columns: int, earth: str) -> Grid:
         dx=1000.0,
         dy=1000.0,
     )
-
-
-def _is_tar(head: bytes) -> bool:
-    return head[257:262] == b"ustar"  # POSIX.1-1988 tar header, field "magic"
-
-
-def _tar_members(source: Source, limits: Limits) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of the regular files in an archive, unpacking no further than asked."""
-    taken = 0
-    try:
-        with source.stream() as stream:
-            while (head := stream.read(512)).strip(b"\0"):
-                if (
-                    len(head) < 512
-                    or not _is_tar(head)
-                    or not re.fullmatch(rb"[0-7]+[ \0]*", head[124:136].lstrip())
-                ):
-                    raise UnreadableFile(f"{source.name}: the tar archive is damaged at byte {taken}")
-                size = int(head[124:136].rstrip(b" \0"), 8)
-                padded = -(-size // 512) * 512
-                taken += 512 + padded
-                if size > _LONGEST_MEMBER or taken > limits.max_expanded_bytes:
-                    raise TooLarge(
-                        f"{source.name}: a member of {size} bytes at byte {taken - padded} is too much"
-                    )
-                content = stream.read(padded)
-                if len(content) < size:
-                    raise UnreadableFile(
-                        f"{source.name}: the tar archive is cut off in a member of {size} bytes"
-                    )
-                if head[156:157] in (b"0", b"\0"):  # a regular file
-                    member = head[:100].rstrip(b"\0").decode("latin-1")
-                    yield f"{source.name}: {member}", _unwrap(content[:size])
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(f"{source.name}: the archive is cut off or damaged") from error
-
-
-def _unwrap(content: bytes) -> bytes:
-    if not content.startswith(GZIP):
-        return content
-    return zlib.decompressobj(wbits=31).decompress(content, _LONGEST_MEMBER)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from dataclasses import astuple
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +38,8 @@ class SandboxedReader:
     """Reads files like :func:`nowcast.readers.read`, in a child process that may fail in any way it likes.
 
     Args:
-        seconds: Longest time for one file; then the child is killed and the file refused.
+        seconds: Longest time for one frame, or one member of an archive; then the child is killed and
+            the file refused.
         memory_mb: Address space [MiB] the child may take.
         limits: Bounds on sizes, as for the readers.
     """
@@ -94,6 +96,9 @@ class SandboxedReader:
                 if header["kind"] == "end":
                     finished = True
                     return
+                if header["kind"] == "working":  # on the next member of an archive
+                    deadline = time.monotonic() + self.seconds
+                    continue
                 if header["kind"] == "error":
                     finished = True
                     raise _rebuilt_error(header)
@@ -122,11 +127,10 @@ class SandboxedReader:
         if self._child is not None and self._child.poll() is not None:
             self.close()
         if self._child is None:
-            limits = self.limits
             self._child = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "nowcast.readers.sandbox", str(self.memory_mb)),
-                    *map(str, (limits.max_file_bytes, limits.max_expanded_bytes, limits.max_cells)),
+                    *map(str, astuple(self.limits)),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -190,8 +194,12 @@ def _send(pipe: BinaryIO, header: dict[str, Any]) -> None:
 
 
 def _answer(path: Path, limits: Limits, pipe: BinaryIO) -> None:
+    def working() -> None:
+        _send(pipe, {"kind": "working"})
+        pipe.flush()
+
     try:
-        for raw in read(path, limits):
+        for raw in read(path, limits, told=working):
             grid = raw.grid
             _send(
                 pipe,

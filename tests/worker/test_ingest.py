@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -97,6 +99,24 @@ def test_another_frame_of_a_known_time_is_kept_in_quarantine(
     path = drop(storm[1], here.inbox("sim"), "revised.h5", time=storm[0].time)
     assert ingest.take("sim", path) == Counter(conflict=1)
     assert_quarantined(here, path, "conflict", "2026-01-01T12:00")
+
+
+def test_a_damaged_member_of_an_archive_loses_no_other_and_stays_in_quarantine(
+    ingest: Ingest, here: Settings, storm: Frames
+) -> None:
+    members = [drop(raw, here.inbox("sim"), f"{index}.h5") for index, raw in enumerate(storm[:3])]
+    path = here.inbox("sim") / "run.tar"
+    with tarfile.open(path, "w") as archive:
+        for index in (2, 1, 0):
+            content = members[index].read_bytes()[: 900 if index == 1 else None]
+            info = tarfile.TarInfo(f"{index}.h5")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    long_ago = time.time() - 60
+    os.utime(path, (long_ago, long_ago))
+    assert ingest.take("sim", path) == Counter(archived=2, unreadable=1)
+    assert Archive(here.data_dir / "archive").times("sim") == [START, START + 2 * STEP]
+    assert_quarantined(here, path, "unreadable", "run.tar: 1.h5: expected an HDF5 file")
 
 
 def test_a_frame_on_another_grid_is_kept_in_quarantine(ingest: Ingest, here: Settings, storm: Frames) -> None:

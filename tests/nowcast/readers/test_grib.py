@@ -33,6 +33,10 @@ def message(
     centre=161,
     discipline=209,
     ahead=0,
+    reference_time=3,
+    data=7,
+    process=8,
+    minute=58,
     edition=2,
     month=6,
     template=41,
@@ -52,11 +56,15 @@ def message(
         first_lat, last_lat = last_lat, first_lat
     last_lon = first_lon + (nx - 1) * 10_000
     bodies = {
-        1: struct.pack(">HHBBBH5BBB", centre, 0, 255, 1, 3, 2025, month, 1, 0, 58, 7, 2, 7),
+        1: struct.pack(
+            ">HHBBBH5BBB", centre, 0, 255, 1, reference_time, 2025, month, 1, 0, minute, 7, 2, data
+        ),
         3: struct.pack(">BIBBH", 0, nx * ny, 0, 0, 0)
         + struct.pack(">BBIBIBIIIII", 2, 1, 6367470, 1, 6378160, 1, 6356775, nx, ny, 1, 1_000_000)
         + struct.pack(">IIBIIIIB", first_lat, first_lon, 48, last_lat, last_lon, 10_000, 10_000, scanning),
-        4: struct.pack(">HHBBBBBHBBIBBIBBI", 0, 0, *product, 8, 0, 97, 0, 0, 0, ahead, 102, 0, 0, 255, 1, 0),
+        4: struct.pack(
+            ">HHBBBBBHBBIBBIBBI", 0, 0, *product, process, 0, 97, 0, 0, 0, ahead, 102, 0, 0, 255, 1, 0
+        ),
         5: struct.pack(">IHfHHBB", nx * ny, template, reference, 0, decimal, bits, 0),
         6: bitmap,
         7: png.getvalue(),
@@ -170,13 +178,67 @@ def test_a_message_that_is_cut_off_is_unreadable(tmp_path):
     for length in (16, 100, len(content) - 1):
         with pytest.raises(UnreadableFile):
             frames(tmp_path, content[:length])
-    with pytest.raises(UnreadableFile, match="expected a GRIB message at byte"):
-        frames(tmp_path, content + b"rest")
     with pytest.raises(UnreadableFile, match="does not end in 7777"):
         frames(tmp_path, content[:-1] + b"8")
     for length in (0, 4, 10_000):
         with pytest.raises(UnreadableFile, match=f"section 1 at byte 16 is {length} bytes long"):
             frames(tmp_path, content[:16] + struct.pack(">I", length) + content[20:])
+
+
+HEADING = b"HZXX01 KWBC 010058"
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        b"\x01\r\r\n123\r\r\n" + HEADING + b"\r\r\n",
+        b"\x01\r\r\n12345\r\r\n" + HEADING + b"\r\r\n",
+        b"\x01\r\n123 \r\n" + HEADING + b"\r\n",
+        b"\x01\n" + HEADING + b"\n",
+        HEADING + b"\r\r\n",
+        HEADING + b"\n",
+        HEADING + b" RRA\r\r\n",
+        b"HZXX KWBC 010058\r\r\n",
+        b"0000012300\x01\r\r\n123\r\r\n" + HEADING + b"\r\r\n",
+        b"****0000012345****\n" + HEADING + b"\r\r\n",
+    ],
+)
+@pytest.mark.parametrize("trailer", [b"", b"\r\r\n\x03", b"\0" * 300, b"rest", bytes(range(128, 256)) * 50])
+def test_bulletins_are_read_as_the_messages_in_them(tmp_path, heading, trailer):
+    one, other = message([[30, 31], [32, 33]], minute=10), message([[40, 41], [42, 43]], minute=8)
+    first, second = frames(tmp_path, heading + one + trailer + heading + other + trailer)
+    np.testing.assert_allclose(first.values, [[1.0, 1.1], [1.2, 1.3]], rtol=1e-6)
+    np.testing.assert_allclose(second.values, [[0.0, 0.1], [0.2, 0.3]], rtol=1e-6)
+    assert (second.time - first.time).total_seconds() == 120
+
+
+def test_a_damaged_message_is_said_and_loses_no_other(tmp_path):
+    good, bad = message([[30, 31], [32, 33]]), bytearray(message([[30, 31], [32, 33]]))
+    for at, value in ((0, 0), (15, 0xFF), (16, 0xFF), (len(bad) - 1, 0)):
+        damaged_one = bytearray(bad)
+        damaged_one[at] = value
+        path = tmp_path / "several.grib2"
+        path.write_bytes(good + bytes(damaged_one) + good)
+        got = []
+        with pytest.raises(UnreadableFile):
+            got.extend(frame.values[0, 1] for frame in grib.read(Source(path, Limits()), Limits()))
+        np.testing.assert_allclose(got, [0.1, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"ahead": minutes} for minutes in (1, 5, 10, 60, 2**31)),
+        *({"data": kind} for kind in (1, 2, 3, 4, 5, 8)),
+        *({"process": kind} for kind in (2, 3, 4, 5, 9, 10, 11, 12)),
+        {"reference_time": 2},
+    ],
+    ids=str,
+)
+def test_a_forecast_is_refused_whatever_says_so(tmp_path, changes):
+    for centre in (161, 7, 78):
+        with pytest.raises(RefusedProduct, match=r"a forecast .*, not an observation"):
+            frames(tmp_path, message([[30, 31], [32, 33]], centre=centre, **changes))
 
 
 def repacked(content, packing):

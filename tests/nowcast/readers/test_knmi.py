@@ -243,3 +243,60 @@ def test_zero_is_dry_weather_because_only_its_area_follows_the_weather(shared_da
     silent = {int(np.isneginf(raw.values).sum()) for raw in states}
     assert unobserved == {104_443}
     assert len(silent) == 36
+
+
+# Forecasts, and accumulations in real time ------------------------------------------------------------------
+
+SUM = {"parameter": "PRECIP_[MM]", "formula": "GEO = 0.010000 * PV + 0.000000", "outside": 65535}
+WORDS = np.array([[65535, 0, 1], [250, 6000, 65534]], np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "interval", "time"),
+    [("08:20", "08:24", 5, "08:25"), ("08:20", "08:25", 5, "08:25"), ("08:00", "08:59", 60, "09:00"),
+     ("08:20", "08:29", 10, "08:30"), ("08:20", "08:23", 3, "08:23"), ("08:21", "08:25", 4, "08:25")],
+)  # fmt: skip
+def test_a_sum_that_names_its_last_minute_lasts_until_the_next(image, start, end, interval, time):
+    overview = {
+        "product_datetime_start": f"20-APR-2020;{start}:00.000",
+        "product_datetime_end": f"20-APR-2020;{end}:00.000",
+    }
+    raw = frame(image(WORDS, overview=overview, **SUM))
+    assert (raw.interval_minutes, f"{raw.time:%H:%M}") == (interval, time)
+    np.testing.assert_allclose(raw.values, [[np.nan, 0, 0.01], [2.5, 60, 655.34]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("parameter", ["PRECIP_[MM]", "ACCUMULATED_PRECIPITATION_[MM]", "REFLECTIVITY_[DBZ]"])
+def test_dry_and_out_of_image_that_cannot_be_told_apart_are_refused(image, parameter):
+    with pytest.raises(RefusedProduct, match="pixel value 0 is missing data and out of image"):
+        frame(image(parameter=parameter, outside=0))
+
+
+def test_the_real_time_sum_is_dry_where_radars_look(shared_data):
+    raw = frame(shared_data / "faults/RAD_NL25_RAC_RT_0825.h5")
+    reach = frame(shared_data / "formats/knmi/RAD_NL25_PCP_CM_202106222000.h5")
+    assert (int((raw.values == 0).sum()), int(np.isnan(raw.values).sum())) == (430_831, 104_669)
+    assert raw.time == datetime(2020, 4, 20, 8, 25, tzinfo=UTC)
+    assert (np.isnan(raw.values) == np.isnan(reach.values)).mean() > 0.999
+
+
+@pytest.mark.parametrize("name", ["RAD_NL25_RAC_FM", "RAD_NL25_PCP_FM", "RAD_NL25_FORECAST", "nowcast_5min"])
+def test_a_product_called_a_forecast_is_refused(image, name):
+    with pytest.raises(RefusedProduct, match="is a forecast, not an observation"):
+        frame(image(overview={"product_group_name": name}))
+
+
+@pytest.mark.parametrize("ahead", [5, 10, 25])
+def test_an_image_valid_after_its_product_is_a_forecast(image, ahead):
+    path = image()
+    with h5py.File(path, "a") as file:
+        file["image1"].attrs["image_datetime_valid"] = np.bytes_(f"26-AUG-2010;00:{30 + ahead}:00.000")
+    with pytest.raises(RefusedProduct, match=f"{ahead} minutes after its end: a forecast"):
+        frame(path)
+
+
+def test_an_image_valid_at_its_product_s_end_is_read(image):
+    path = image()
+    with h5py.File(path, "a") as file:
+        file["image1"].attrs["image_datetime_valid"] = np.bytes_("26-AUG-2010;00:30:00.000")
+    assert np.isneginf(frame(path).values[0, 1])

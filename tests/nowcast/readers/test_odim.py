@@ -465,3 +465,79 @@ def test_of_two_datasets_of_one_quantity_the_first_is_read(shared_data):
         first, second = (file[f"dataset{i}/data1/data"][()] for i in (1, 2))
     np.testing.assert_array_equal(np.isneginf(raw.values), first == 0)
     assert (first != second).any()
+
+
+# Forecasts --------------------------------------------------------------------------------------------------
+
+TRUE = ["True", "true", "TRUE", "T", "yes", "Y", "1", " true ", "on", 1, 1.0, np.True_, np.uint8(1)]
+FALSE = ["False", "false", "FALSE", "F", "no", "N", "0", "", "none", 0, 0.0, np.False_]
+HOLDERS = ["how", "dataset1/how", "dataset1/data1/how", "how/POLARA", "dataset1/how/POLARA", "dataset1/what"]
+
+
+def say_simulated(path, holder, value, name="simulated"):
+    with h5py.File(path, "a") as file:
+        file.require_group(holder).attrs[name] = np.bytes_(value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("value", TRUE, ids=repr)
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_what_is_simulated_is_refused_in_any_spelling_at_any_level(composite, holder, value):
+    path = composite()
+    say_simulated(path, holder, value)
+    with pytest.raises(RefusedProduct, match=r"simulated is .*: expected an observation, got a forecast"):
+        frame(path)
+
+
+@pytest.mark.parametrize("value", FALSE, ids=repr)
+def test_what_is_not_simulated_is_read(composite, value):
+    path = composite()
+    for holder in HOLDERS:
+        say_simulated(path, holder, value, "Simulated")
+    np.testing.assert_array_equal(frame(path).values, DBZ)
+
+
+@pytest.mark.parametrize("quantity", ["DBZH", "RATE", "ACRR"])
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [("010000", "010500"), ("010500", "011000"), ("015500", "020000"), ("011000", "011000"),
+     ("005500", "013000"), ("010200", "010230"), ("020000", "030000")],
+)  # fmt: skip
+def test_what_is_valid_after_its_nominal_time_is_a_forecast(composite, quantity, start, end):
+    with pytest.raises(RefusedProduct, match="minutes beyond its nominal time 01:00:00"):
+        frame(composite(quantity=quantity, start=start, end=end))
+
+
+@pytest.mark.parametrize(
+    ("quantity", "start", "end"),
+    [("ACRR", "005500", "010000"), ("ACRR", "000000", "010000"), ("ACRR", "005000", "010500"),
+     ("RATE", "005000", "010500"), ("DBZH", "010000", "010000"), ("DBZH", "010012", "010448"),
+     ("DBZH", "005500", "005957"), ("RATE", "005230", "010730"), ("DBZH", "005001", "010000")],
+)  # fmt: skip
+def test_windows_around_the_nominal_time_are_observations(composite, quantity, start, end):
+    assert frame(composite(quantity=quantity, start=start, end=end)).quantity == quantity
+
+
+@pytest.mark.parametrize("word", ["forecast", "NOWCAST", "Rain_forecast_5min", "Vorhersage", "prediction"])
+def test_a_product_called_a_forecast_is_one(composite, word):
+    path = composite()
+    with h5py.File(path, "a") as file:
+        file["dataset1/what"].attrs["prodname"] = np.bytes_(word)
+    with pytest.raises(RefusedProduct, match="expected an observation, got a forecast"):
+        frame(path)
+
+
+def test_dwd_composites_keep_their_states_and_place(shared_data):
+    from nowcast.readers import radolan
+
+    (raw,) = read(shared_data / "faults/composite_rv_20250923_0855.tar")
+    assert (raw.time, raw.interval_minutes) == (datetime(2025, 9, 23, 8, 55, tzinfo=UTC), 5.0)
+    assert raw.attributes["member"] == "composite_rv_20250923_0855_000-hd5"
+    assert "050-hd5: /dataset1/how/simulated is 'True'" in raw.attributes["left_out"]
+    assert (np.isnan(raw.values).sum(), (raw.values == 0).sum()) == (621_995, 668_372)
+    assert np.nanmax(raw.values) == pytest.approx(1.848, abs=1e-4)
+    # The same cells as in RADOLAN's binary files, to a thousandth of one.
+    national = radolan._grid(1200, 1100, radolan._WGS84)
+    for x, y in ((0, 0), (-1, -1), (0, -1)):
+        ours = raw.grid.xy_to_lonlat(raw.grid.x[x], raw.grid.y[y])
+        theirs = national.xy_to_lonlat(national.x[x], national.y[y])
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
 import tarfile
 from datetime import UTC, datetime
@@ -14,7 +12,7 @@ from hostile import damaged, outcomes
 
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
 from nowcast.frame.frame import Quantity, check_is_frame
-from nowcast.readers import radolan
+from nowcast.readers import radolan, read
 from nowcast.readers.source import Limits, Source
 
 NO_DATA = 0x29C4  # the flag 0x2000 and the value 2500
@@ -61,25 +59,25 @@ def frames(tmp_path, content, name="raa01-ry_10000-1408102050-dwd---bin", limits
 
 def test_a_sum_keeps_no_data_no_rain_and_rain_apart_and_runs_north_to_south(tmp_path):
     words = [0, 1, 250, 250 | 0x1000, NO_DATA, 2490 | 0x8000, 30 | 0x8000, 7 | 0x4000]
-    (read,) = frames(tmp_path, composite(words))
+    (raw,) = frames(tmp_path, composite(words))
     # secondary and filled clutter are measurements; no data, empty clutter and a negative sum are not
     expected = np.float32([0, 0.01, 2.5, 2.5, np.nan, np.nan, 0.3, np.nan])
-    np.testing.assert_allclose(read.values[-1, :8], expected, rtol=1e-6)
-    assert (read.quantity, read.interval_minutes) == (Quantity.ACRR, 5.0)
-    assert read.time == datetime(2014, 8, 10, 20, 50, tzinfo=UTC)
-    assert (read.source, read.attributes) == ("DWD RADOLAN RY", {"radars": "boo,ros,emd"})
-    assert not read.values[:-1].any()
+    np.testing.assert_allclose(raw.values[-1, :8], expected, rtol=1e-6)
+    assert (raw.quantity, raw.interval_minutes) == (Quantity.ACRR, 5.0)
+    assert raw.time == datetime(2014, 8, 10, 20, 50, tzinfo=UTC)
+    assert (raw.source, raw.attributes) == ("DWD RADOLAN RY", {"radars": "boo,ros,emd"})
+    assert not raw.values[:-1].any()
 
 
 def test_a_reflectivity_of_one_byte_keeps_clutter_and_no_data_from_no_echo(tmp_path):
     content = composite(
         [0, 1, 65, 145, 248, 249, 250, 255], product="RX", precision="E+00", dtype=np.uint8, fill=250
     )
-    (read,) = frames(tmp_path, content)
+    (raw,) = frames(tmp_path, content)
     expected = np.float32([-np.inf, -32, 0, 40, 91.5, np.nan, np.nan, np.nan])
-    np.testing.assert_array_equal(read.values[-1, :8], expected)
-    assert (read.quantity, read.interval_minutes) == (Quantity.DBZH, 5.0)
-    assert np.isnan(read.values[0]).all()
+    np.testing.assert_array_equal(raw.values[-1, :8], expected)
+    assert (raw.quantity, raw.interval_minutes) == (Quantity.DBZH, 5.0)
+    assert np.isnan(raw.values[0]).all()
 
 
 def test_a_reflectivity_of_two_bytes_takes_its_precision_from_the_header(tmp_path):
@@ -87,19 +85,19 @@ def test_a_reflectivity_of_two_bytes_takes_its_precision_from_the_header(tmp_pat
     content = composite(
         words, product="WN", precision="E-01", grid=(1200, 1100), version=5, between="VV 000MF 00000008"
     )
-    (read,) = frames(tmp_path, content)
-    np.testing.assert_allclose(read.values[-1, :4], np.float32([-np.inf, 40.0, np.nan, np.nan]))
-    assert read.quantity is Quantity.DBZH
+    (raw,) = frames(tmp_path, content)
+    np.testing.assert_allclose(raw.values[-1, :4], np.float32([-np.inf, 40.0, np.nan, np.nan]))
+    assert raw.quantity is Quantity.DBZH
 
 
 @pytest.mark.parametrize(
     ("product", "interval", "minutes"), [("RW", "  60", 60), ("SF", "1440", 1440), ("W1", "   7U1", 10080)]
 )
 def test_long_sums_are_read_with_their_interval_and_are_no_frames(tmp_path, product, interval, minutes):
-    (read,) = frames(tmp_path, composite(product=product, precision="E-01", interval=interval))
-    assert read.interval_minutes == minutes
+    (raw,) = frames(tmp_path, composite(product=product, precision="E-01", interval=interval))
+    assert raw.interval_minutes == minutes
     with pytest.raises(RefusedProduct, match=f"{product}: a sum over {minutes} minutes"):
-        check_is_frame(read)
+        check_is_frame(raw)
 
 
 def test_an_analysis_is_a_frame_and_its_forecasts_are_not(tmp_path):
@@ -141,7 +139,7 @@ def test_a_declared_size_is_refused_before_memory_is_taken(tmp_path):
 @pytest.mark.parametrize("grid", [(900, 900), (1100, 900), (1200, 1100), (1500, 1400)])
 def test_corners_agree_with_wradlib(tmp_path, grid, version):
     georef = pytest.importorskip("wradlib.georef", reason="wradlib is an oracle, not a dependency")
-    (read,) = frames(
+    (raw,) = frames(
         tmp_path,
         composite(
             product="EX" if grid[0] == 1500 else "RY",
@@ -152,85 +150,45 @@ def test_corners_agree_with_wradlib(tmp_path, grid, version):
     )
     crs = georef.create_crs("dwd-radolan-wgs84" if version == 5 else "dwd-radolan-sphere")
     corners = georef.get_radolan_grid(*grid, mode="edge", crs=crs)
-    x_min, y_min, x_max, y_max = read.grid.outer_bounds
+    x_min, y_min, x_max, y_max = raw.grid.outer_bounds
     np.testing.assert_allclose(corners[0, 0], (x_min, y_min), atol=1.0)
     np.testing.assert_allclose(corners[-1, -1], (x_max, y_max), atol=1.0)
     lonlat = georef.reproject(corners[[0, -1], [0, -1]], src_crs=crs, trg_crs=georef.get_default_projection())
-    ours = read.grid.xy_to_lonlat(np.array([x_min, x_max]), np.array([y_min, y_max]))
+    ours = raw.grid.xy_to_lonlat(np.array([x_min, x_max]), np.array([y_min, y_max]))
     np.testing.assert_allclose(ours, lonlat.T, atol=1e-4)
-
-
-def tar(members, form=tarfile.USTAR_FORMAT):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=form) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
 
 
 def forecast(lead, word):
     return composite([word], product="RV", grid=(1200, 1100), version=5, between=f"VV {lead:03d}MF 00000008")
 
 
-RUN = {f"DE1200_RV2210180700_{lead:03d}": forecast(lead, 100 + lead) for lead in (0, 5, 10)}
+@pytest.mark.parametrize("lead", range(5, 125, 5))
+def test_every_member_of_a_run_but_its_analysis_is_a_forecast(tmp_path, lead):
+    with pytest.raises(RefusedProduct, match=f"RV {lead} minutes ahead is a forecast"):
+        frames(tmp_path, forecast(lead, 100))
 
 
-def test_of_a_forecast_run_only_the_analysis_is_read(tmp_path):
-    for content in (tar(RUN), bz2.compress(tar(RUN)), gzip.compress(tar(RUN))):
-        (read,) = frames(tmp_path, content, "DE1200_RV2210180700.tar")
-        assert read.values[-1, 0] == np.float32(1.0)
-        assert read.source == "DWD RADOLAN RV"
-    # What follows the first forecast is not even unpacked.
-    (read,) = frames(tmp_path, tar(RUN)[:-2_000_000], "DE1200_RV2210180700.tar")
-    assert read.values[-1, 0] == np.float32(1.0)
-
-
-def test_the_analysis_is_found_behind_its_forecasts_too(tmp_path):
-    backwards = dict(reversed(RUN.items()))
-    (read,) = frames(tmp_path, tar(backwards), "DE1200_RV2210180700.tar")
-    assert read.values[-1, 0] == np.float32(1.0)
-
-
-def test_an_archive_of_observations_gives_all_of_them_packed_or_not(tmp_path):
-    members = {
-        "raa01-ry_10000-1408102050-dwd---bin": composite([100]),
-        "raa01-ry_10000-1408102055-dwd---bin.gz": gzip.compress(composite([200], when=("102055", "0814"))),
-        "README": b"not radar",
-    }
-    first, second = frames(tmp_path, tar(members), "RY-20140810.tar")
-    assert (first.values[-1, 0], second.values[-1, 0]) == (np.float32(1.0), np.float32(2.0))
-    assert (second.time - first.time).total_seconds() == 300
-
-
-def test_archives_that_hold_too_much_or_nothing_are_refused(tmp_path):
-    name = "DE1200_RV2210180700.tar"
-    with pytest.raises(RefusedProduct, match="no RADOLAN observation"):
-        frames(tmp_path, tar({"DE1200_RV2210180700_005": RUN["DE1200_RV2210180700_005"]}), name)
-    with pytest.raises(TooLarge, match="member of 20000000 bytes"):
-        frames(tmp_path, tar({"DE1200_RV2210180700_000": bytes(20_000_000)}), name)
-    with pytest.raises(TooLarge):
-        frames(tmp_path, tar(dict(reversed(RUN.items()))), name, Limits(max_expanded_bytes=6_000_000))
-    whole = tar(RUN)
-    with pytest.raises(UnreadableFile, match="cut off"):
-        frames(tmp_path, whole[:100_000], name)
-    with pytest.raises(UnreadableFile, match="cut off"):
-        frames(tmp_path, gzip.compress(whole)[:1000], name)
-    with pytest.raises(UnreadableFile, match="damaged at byte"):
-        frames(tmp_path, whole[:124] + b"abcdefghijk" + whole[135:], name)
+def test_of_a_forecast_run_only_the_analysis_is_read_wherever_it_stands(tmp_path):
+    for leads in ((0, 5, 10), (10, 5, 0)):
+        path = tmp_path / "DE1200_RV2210180700.tar.bz2"
+        with tarfile.open(path, "w:bz2", compresslevel=1) as archive:
+            for lead in leads:
+                content = forecast(lead, 100 + lead)
+                info = tarfile.TarInfo(f"DE1200_RV2210180700_{lead:03d}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        (raw,) = read(path)
+        assert (raw.values[-1, 0], raw.source) == (np.float32(1.0), "DWD RADOLAN RV")
+        assert raw.attributes["member"] == "DE1200_RV2210180700_000"
+        assert (
+            "minutes ahead is a forecast, not an observation (and 1 more of 3" in raw.attributes["left_out"]
+        )
 
 
 def test_damaged_composites_end_in_a_frame_or_a_refusal(tmp_path):
     one_byte = composite([100], product="RX", precision="E+00", dtype=np.uint8)
     ends = outcomes(radolan, damaged(one_byte, 300, seed=4, head=140), tmp_path / "rx")
     assert ends["UnreadableFile"] > 50 and ends["frame"] > 20
-    ends = outcomes(
-        radolan,
-        damaged(tar({"DE1200_RV2210180700_000": RUN["DE1200_RV2210180700_000"]}), 100, seed=5, head=700),
-        tmp_path / "rv.tar",
-    )
-    assert ends["UnreadableFile"] > 10 and ends["frame"] > 5
 
 
 REAL = [
@@ -251,31 +209,31 @@ REAL = [
 @pytest.mark.parametrize("name", REAL)
 def test_real_composites_agree_with_wradlib(shared_data, name):
     wradlib_io = pytest.importorskip("wradlib.io", reason="wradlib is an oracle, not a dependency")
-    (read,) = radolan.read(Source(shared_data / name, Limits()), Limits())
+    (raw,) = radolan.read(Source(shared_data / name, Limits()), Limits())
     values, attributes = wradlib_io.read_radolan_composite(str(shared_data / name))
     values = values[::-1]  # wradlib keeps the rows from the south
     missing = values == -9999
-    if read.quantity is Quantity.DBZH:
+    if raw.quantity is Quantity.DBZH:
         no_echo = ~missing & (values == 0)
         values = values / 2 - 32.5
-        np.testing.assert_array_equal(np.isneginf(read.values), no_echo)
-    np.testing.assert_array_equal(np.isnan(read.values), missing)
-    measured = np.isfinite(read.values)
-    assert np.abs(read.values[measured] - values[measured]).max() < 1e-5
-    assert read.time == attributes["datetime"].replace(tzinfo=UTC)
-    assert read.interval_minutes == attributes["intervalseconds"] / 60
+        np.testing.assert_array_equal(np.isneginf(raw.values), no_echo)
+    np.testing.assert_array_equal(np.isnan(raw.values), missing)
+    measured = np.isfinite(raw.values)
+    assert np.abs(raw.values[measured] - values[measured]).max() < 1e-5
+    assert raw.time == attributes["datetime"].replace(tzinfo=UTC)
+    assert raw.interval_minutes == attributes["intervalseconds"] / 60
 
 
 def test_the_real_forecast_run_agrees_with_wradlib(shared_data):
     wradlib_io = pytest.importorskip("wradlib.io", reason="wradlib is an oracle, not a dependency")
     path = shared_data / "formats/radolan/radvor/DE1200_RV2210180700.tar.bz2"
-    (read,) = radolan.read(Source(path, Limits()), Limits())
+    (ours,) = read(path)
     with tarfile.open(path, "r|bz2") as archive:
         member = archive.extractfile(archive.next())
         values, attributes = wradlib_io.read_radolan_composite(io.BytesIO(member.read()))
     assert attributes["predictiontime"] == 0
     values = np.where(values == -9999, np.nan, values)[::-1]
-    np.testing.assert_allclose(read.values, values, atol=1e-5)
+    np.testing.assert_allclose(ours.values, values, atol=1e-5)
 
 
 def test_real_forecasts_and_hail_are_refused(shared_data):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import signal
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +74,25 @@ def test_a_read_that_hangs_is_stopped_and_the_next_file_is_read(simulated: Path)
         assert time.monotonic() - start < 3
         reader.seconds = 20.0
         assert len(list(reader.read(simulated))) == 1
+
+
+def test_an_archive_takes_the_time_of_its_members_and_keeps_the_good_ones(
+    reader: SandboxedReader, simulated: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.tar"
+    content = simulated.read_bytes()
+    with tarfile.open(path, "w") as archive:
+        for name, data in (("good.h5", content), ("bad.h5", content[:900]), ("again.h5", content)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    frames = reader.read(path)
+    (expected,) = read(simulated)
+    for _ in range(2):
+        np.testing.assert_array_equal(next(frames).values, expected.values)
+    with pytest.raises(UnreadableFile, match=r"run\.tar: bad\.h5: expected an HDF5 file"):
+        next(frames)
+    assert len(list(reader.read(simulated))) == 1
 
 
 def test_a_process_that_dies_is_an_error_of_that_file_only(reader: SandboxedReader, simulated: Path) -> None:

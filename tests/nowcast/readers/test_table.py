@@ -116,6 +116,10 @@ TABLE: list[Reads | Refused] = [
         "formats/opera_nimbus*/T_PASH22*.hdf", 1, "ACRR", 60, OPERA_2KM,
         "OPERA NIMBUS 1-hour accumulation composite", is_frame=False,
     ),
+    # Forecasts, archives and real-time sums that were read wrong
+    Refused("faults/composite_rv_*_050-hd5", 1, "simulated is 'True': expected an observation"),
+    Reads("faults/composite_rv_*.tar", 1, "ACRR", 5, (1200, 1100), "DWD RV_top_view"),
+    Reads("faults/RAD_NL25_RAC_RT_0825.h5", 1, "ACRR", 5, (765, 700), "KNMI RAD_NL25_COR_CM"),
     # Rain in units nobody states
     Refused("formats/openmrg*/openMRG_Radar_180minutes.nc", 1, "'rainfall_amount' states no unit"),
     Refused("formats/openmrg*/openmrg_rad.nc", 1, "'rainfall_amount' states the unit 'sum 5min'"),
