@@ -33,7 +33,7 @@ from nowcast.compute import Compute
 from nowcast.disk import files
 from nowcast.errors import NotEnoughFrames, StorageError
 from nowcast.hindcast.cases import Cases, Outcome, judge
-from nowcast.methods.auto import Auto, candidates
+from nowcast.methods.auto import Auto, contenders
 from nowcast.methods.fallback import FAILURES
 from nowcast.methods.method import Method
 from nowcast.methods.registry import METHODS
@@ -127,7 +127,7 @@ def version_of(method: Method, compute: Compute) -> str:
         return method.version
     prior = PRIOR_FILE.read_bytes() if PRIOR_FILE.exists() else b""
     parts = [f"prior {hashlib.sha256(prior).hexdigest()[:12]}"]
-    for name in candidates(shipped_prior(), METHODS):
+    for name in contenders(shipped_prior(), METHODS):
         try:
             parts.append(f"{name} {METHODS[name](compute).version}")
         except FAILURES:  # it chooses without

@@ -50,22 +50,3 @@ def from_bytes(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Return what :func:`to_unit` does, in float32, from the bytes of :func:`to_bytes`."""
     observed = packed != NOT_OBSERVED
     return (packed.to(torch.float32) / BYTE_STEPS).masked_fill_(~observed, 0.0), observed
-
-
-def minmax_per_sequence_input(frames: Tensor, followed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return frames and those that followed, each sample on its own scale: for reproducing results only.
-
-    The least and the greatest reflectivity of a sample's input frames become 0 and 1. Absolute reflectivity
-    is lost, so a network trained on this cannot forecast rain, and its scores compare with no others. It is
-    the one reading of a published setting in which nothing of the future enters the input; what followed
-    may exceed 1. A sample of one value everywhere becomes 0.
-
-    Args:
-        frames: Input frames ``(b, t, ...)`` [dBZ], all observed.
-        followed: Frames that followed ``(b, lead, ...)`` [dBZ].
-    """
-    flat = frames.flatten(1)
-    shape = (-1, *[1] * (frames.ndim - 1))
-    low, high = flat.amin(1).reshape(shape), flat.amax(1).reshape(shape)
-    span = torch.where(high > low, high - low, torch.ones_like(low))
-    return (frames - low) / span, (followed - low) / span

@@ -31,7 +31,6 @@ from models.e3d.network import E3DLSTM, E3DLSTMConfig
 from models.fanet.network import FANet, FANetConfig
 from models.fanet.segmentation import IGNORED, confusion_matrix, miou
 from models.forecaster import Forecaster
-from models.metrics import Counts
 from models.mim import MIM, MIMConfig
 from models.parts.losses import HKO7, balanced_mse
 from models.scs.network import SCS, SCSConfig
@@ -135,8 +134,11 @@ def balance(variant: str, seed: int, size: Size) -> dict[str, float]:
     net.eval()
     with torch.inference_mode():
         pred = net(held_out[:, :SEEN], AHEAD)["pred"]
-    counts = Counts.of(pred, held_out[:, SEEN:], heavy).pooled()
-    return {"MSE": scored(net, lambda x: net(x, AHEAD)["pred"], held_out), "CSI": float(counts.csi.mean())}
+    (threshold,) = heavy
+    forecast, observed = pred >= threshold, held_out[:, SEEN:] >= threshold
+    by_lead = (0, 2, 3, 4)
+    csi = (forecast & observed).sum(by_lead) / (forecast | observed).sum(by_lead)
+    return {"MSE": scored(net, lambda x: net(x, AHEAD)["pred"], held_out), "CSI": float(csi.mean())}
 
 
 def mixture(variant: str, seed: int, size: Size) -> dict[str, float]:

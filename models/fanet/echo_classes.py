@@ -157,24 +157,6 @@ def disk_sum(field: Tensor, radius_km: float, cell_km: float | tuple[float, floa
     return total
 
 
-def future_classes(labels: Tensor, ahead: int) -> Tensor:
-    """Return for every frame the classes of the one ``ahead`` frames later; ``IGNORED`` where there is none.
-
-    To know them, what a frame shows is not enough: how it moves and grows counts.
-
-    Args:
-        labels: ``(b, t, y, x)``.
-        ahead: Number of frames, 0 or more.
-
-    Raises:
-        ValueError: If ``ahead`` is negative.
-    """
-    if ahead < 0:
-        raise ValueError(f"expected to look ahead 0 or more frames, got {ahead}")
-    later = labels[:, ahead:]
-    return functional.pad(later, (0, 0, 0, 0, 0, labels.shape[1] - later.shape[1]), value=IGNORED)
-
-
 def inject_clutter(
     dbz: Tensor,
     patches_per_cell: float,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -96,7 +95,7 @@ def balanced_mse(
         truth: ``(b, t, 1, y, x)``; it alone decides the weights.
         valid: Boolean, of the same shape: where the truth is observed. Everywhere if left out.
         balance: The weights by rain rate.
-        by_lead: ``(t,)``, factors of the leads, as :func:`lead_weights` gives them.
+        by_lead: ``(t,)``, factors of the leads.
 
     References:
         Shi et al. (2017), Deep Learning for Precipitation Nowcasting: A Benchmark and A New Model,
@@ -131,20 +130,3 @@ def _balanced_mean(
 def _precise(x: Tensor) -> Tensor:
     """Return ``x`` in float32 or better: a mean over a batch needs more digits than a half has."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def lead_weights(leads: int, kind: Literal["linear", "exponential"], *, last: float = 5.0) -> Tensor:
-    r"""Return a weight for every lead ``(t,)``, 1 at the first and ``last`` at the last.
-
-    With k = 0, ..., T - 1 and u the last weight, linear is :math:`1 + k (u - 1) / (T - 1)` and exponential
-    :math:`u^{k / (T - 1)}`; a single lead has weight 1.
-
-    References:
-        Authors' code of HKO-7 (``sxjscience/HKO-7``), whose ``last`` is 5.
-
-    Example:
-        >>> lead_weights(5, "linear")
-        tensor([1., 2., 3., 4., 5.])
-    """
-    share = torch.arange(leads) / max(leads - 1, 1)
-    return 1 + share * (last - 1) if kind == "linear" else last**share

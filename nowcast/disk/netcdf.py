@@ -38,7 +38,7 @@ CONVENTIONS = "CF-1.11"
 SCALE_DBZ = np.float32(0.01)
 
 #: Packed value of a pixel that is not observed or not covered.
-NOT_OBSERVED = np.int16(-32768)
+FILL_VALUE = np.int16(-32768)
 
 #: Unit of every time in the files.
 TIME_UNITS = "seconds since 1970-01-01 00:00:00"
@@ -79,7 +79,7 @@ COMPUTED = Packing(shuffle=True, strategy=zlib.Z_RLE)
 
 
 def pack(dbz: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Return reflectivity [dBZ] in steps of :data:`SCALE_DBZ`; NaN becomes :data:`NOT_OBSERVED`.
+    """Return reflectivity [dBZ] in steps of :data:`SCALE_DBZ`; NaN becomes :data:`FILL_VALUE`.
 
     No echo and everything that rounds to it become exactly -10 dBZ; the highest value kept is 327.67 dBZ.
     """
@@ -89,23 +89,23 @@ def pack(dbz: NDArray[np.float32]) -> NDArray[np.int16]:
         steps = np.maximum(dbz[top : top + rows], np.float32(NO_ECHO_DBZ))
         steps *= np.float32(100.0)
         np.rint(steps, out=steps)
-        np.fmax(steps, np.float32(NOT_OBSERVED), out=steps)  # fmax takes the number where the other is NaN
+        np.fmax(steps, np.float32(FILL_VALUE), out=steps)  # fmax takes the number where the other is NaN
         np.fmin(steps, np.float32(32767.0), out=steps)
         packed[top : top + rows] = steps
     return packed
 
 
 def pack_steps(values: NDArray[np.float32], step: np.float32) -> NDArray[np.int16]:
-    """Return values in steps of ``step``, from -32767 to 32767 of them; NaN becomes :data:`NOT_OBSERVED`."""
+    """Return values in steps of ``step``, from -32767 to 32767 of them; NaN becomes :data:`FILL_VALUE`."""
     steps = np.clip(np.rint(values / step), -32767, 32767)
-    packed: NDArray[np.int16] = np.nan_to_num(steps, nan=float(NOT_OBSERVED)).astype(np.int16)
+    packed: NDArray[np.int16] = np.nan_to_num(steps, nan=float(FILL_VALUE)).astype(np.int16)
     return packed
 
 
 def unpack(packed: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Return reflectivity [dBZ] of packed steps; :data:`NOT_OBSERVED` becomes NaN."""
+    """Return reflectivity [dBZ] of packed steps; :data:`FILL_VALUE` becomes NaN."""
     dbz = np.multiply(packed, SCALE_DBZ, dtype=np.float32)
-    dbz[packed == NOT_OBSERVED] = np.nan
+    dbz[packed == FILL_VALUE] = np.nan
     return dbz
 
 
@@ -194,14 +194,14 @@ def put_packed(
         shape=(*leading.values(), *grid.shape),
         dtype=np.int16,
         chunks=(*(1 for _ in leading), *tile),
-        fillvalue=NOT_OBSERVED,
+        fillvalue=FILL_VALUE,
         shuffle=packing.shuffle,
         compression="gzip",
         compression_opts=1,
         track_order=True,
     )
     put_attributes(variable, {key: value for key, value in attributes.items() if key not in _ENCODING})
-    encoding = {"scale_factor": step, "_FillValue": NOT_OBSERVED}
+    encoding = {"scale_factor": step, "_FillValue": FILL_VALUE}
     put_attributes(variable, encoding | ({"coordinates": coordinates} if coordinates else {}))
     for axis, dim in enumerate((*leading, "y", "x")):
         variable.dims[axis].attach_scale(file[dim])
@@ -224,7 +224,7 @@ def write_packed(
             tile = np.pad(
                 tile,
                 ((0, rows - tile.shape[0]), (0, columns - tile.shape[1])),
-                constant_values=NOT_OBSERVED,
+                constant_values=FILL_VALUE,
             )
         content = tile.tobytes()
         if packing.shuffle:

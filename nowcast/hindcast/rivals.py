@@ -11,7 +11,7 @@ from nowcast.archive.archive import Archive
 from nowcast.errors import WrongGrid
 from nowcast.frame.domain import Domain
 from nowcast.methods.answer import looking_back
-from nowcast.methods.auto import Auto, candidates
+from nowcast.methods.auto import Auto, contenders
 from nowcast.methods.cube import load_cube
 from nowcast.methods.fallback import FAILURES, secured
 from nowcast.methods.gate import may_serve
@@ -33,10 +33,10 @@ TRIES = 3
 
 
 class Rivals:
-    """Scores the candidates of domains that leave the choice to the gate.
+    """Scores the contenders of domains that leave the choice to the gate.
 
-    A candidate sees the archived frames up to the issue time and no later one. It is scored once the truth of
-    the last lead is there, or would be, and under its own name; all candidates at the same issue times, so
+    A contender sees the archived frames up to the issue time and no later one. It is scored once the truth of
+    the last lead is there, or would be, and under its own name; all contenders at the same issue times, so
     that their scores are of the same pixels.
     """
 
@@ -49,7 +49,7 @@ class Rivals:
 
     def catch_up(self) -> bool:
         """Score the newest hindcast that lacks a score, and return whether another may."""
-        names = candidates(shipped_prior(), METHODS)
+        names = contenders(shipped_prior(), METHODS)
         for domain in self._settings.domains.values():
             if domain.model != Auto.name:
                 continue

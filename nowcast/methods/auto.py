@@ -22,7 +22,7 @@ from nowcast.names import EXTRAPOLATION
 from nowcast.scores.scorebook import ScoreBook
 
 
-def candidates(prior: Prior, methods: Methods) -> tuple[str, ...]:
+def contenders(prior: Prior, methods: Methods) -> tuple[str, ...]:
     """Return the names of the methods the gate chooses among: those of the prior that there are."""
     return tuple(name for name in prior.methods if name in methods)
 
@@ -56,13 +56,13 @@ class Auto(Method):
     def __init__(self, methods: Methods, compute: Compute, prior: Prior) -> None:
         self._methods, self._prior = methods, prior
         self._compute = replace(compute, untrained=False)  # random weights have not won anything
-        self._candidates = candidates(prior, methods)
+        self._contenders = contenders(prior, methods)
 
     @property
     def frames(self) -> int:  # type: ignore[override]
-        """How many frames its candidates want to look back on at most; they are made to be asked."""
+        """How many frames its contenders want to look back on at most; they are made to be asked."""
         wanted = [0]
-        for name in self._candidates:
+        for name in self._contenders:
             try:
                 wanted.append(self._methods[name](self._compute).frames)
             except FAILURES:
@@ -102,8 +102,8 @@ class Auto(Method):
         if cube.domain and scores is not None:
             hour = cube.issue_time.replace(minute=0, second=0, microsecond=0)
             days = _live(scores, cube.domain, hour)
-        days = [{key: counts for key, counts in day.items() if key[0] in self._candidates} for day in days]
-        choices = review(self._prior.evidence(self._candidates), days, minutes)
+        days = [{key: counts for key, counts in day.items() if key[0] in self._contenders} for day in days]
+        choices = review(self._prior.evidence(self._contenders), days, minutes)
         seen = sum(map(bool, days))
         own = f"; own scores of {seen} day{'s' if seen > 1 else ''}" if seen else "; no scores of its own yet"
         return choices, describe(choices, self._prior.provenance + own)

@@ -17,7 +17,7 @@ from nowcast.frame.domain import Domain
 from nowcast.frame.frame import grid_of, time_of
 from nowcast.frame.grid import Grid
 from nowcast.frame.units import NO_ECHO_DBZ
-from nowcast.motion.flow import bridge
+from nowcast.motion.lagrangian import bridge
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.methods.cube import Cube
 from nowcast.methods.method import Method
-from nowcast.motion.flow import FRAMES, Carrier, Trajectory, VectorField, motion_field
+from nowcast.motion.flow import FRAMES, motion_field
+from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
 from nowcast.names import EXTRAPOLATION, PERSISTENCE
 
 

@@ -5,8 +5,9 @@ stays where it is, and what is left to learn is how it grows and decays. The sam
 from the past to the issue time and on to the leads, as in extrapolation: what a network of the moving frame
 adds to extrapolation is the change of the field, and nothing else.
 
-Every field is interpolated once from the frame it comes from, in Z (:class:`nowcast.motion.flow.Carrier`).
-Cells whose air was outside the grid, or not observed, are NaN; no echo stays exactly -10 dBZ.
+Every field is interpolated once from the frame it comes from, in Z
+(:class:`nowcast.motion.trajectory.Carrier`). Cells whose air was outside the grid, or not observed, are NaN;
+no echo stays exactly -10 dBZ.
 
 References:
     Germann and Zawadzki (2002), Scale-Dependence of the Predictability of Precipitation from Continental
@@ -21,7 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.motion.flow import Carrier, Trajectory, VectorField
+from nowcast.motion.flow import motion_field
+from nowcast.motion.trajectory import Carrier, Trajectory, VectorField, mean_dbz, to_z
 
 Array = NDArray[np.float32]
 
@@ -88,6 +90,18 @@ def carried_planes(planes: Array, displacement: VectorField) -> Array:
     columns += np.arange(columns.shape[1], dtype=np.float32)
     carried = [cv2.remap(plane, columns, rows, cv2.INTER_LINEAR, borderValue=0) for plane in planes]
     return np.asarray(carried, dtype=np.float32)
+
+
+def bridge(before: Array, after: Array) -> Array:
+    """Return the frame [dBZ] halfway between two: both carried there along their motion, and averaged.
+
+    The mean is of Z; where only one of the two is observed, it alone counts.
+    """
+    motion = motion_field([before, after])  # at `after`, over the whole gap
+    half = motion.at(motion.scaled(0.5)).scaled(0.5)
+    ends = [Carrier(before).carry(half.scaled(-1.0)), Carrier(after).carry(half)]
+    observed = [(~np.isnan(end)).astype(np.float32) for end in ends]
+    return mean_dbz(to_z(ends[0]) + to_z(ends[1]), observed[0] + observed[1])
 
 
 def _check_grid(frames: Array | Sequence[Array], motion: VectorField) -> None:

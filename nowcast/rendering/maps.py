@@ -17,7 +17,7 @@ from nowcast.rendering.basemap import Basemap, basemap
 from nowcast.rendering.layout import Layout
 from nowcast.rendering.legend import draw_legend
 from nowcast.rendering.lettering import draw_text, text_width
-from nowcast.rendering.palette import NOT_OBSERVED, classify, colour_table
+from nowcast.rendering.palette import NOT_OBSERVED_CODE, classify, colour_table
 from nowcast.rendering.themes import Theme, theme_of
 
 #: Narrowest and widest picture [pixels]: below, the legend does not fit; above, one picture fills the
@@ -155,7 +155,7 @@ def _picture(dbz: NDArray[np.float32], ground: Basemap, colours: Theme) -> Image
     width, height = ground.ground.size
     codes = pooled_codes(dbz, height, width)
     rain = Image.fromarray(colour_table(not_observed=(0, 0, 0, 0))[codes])
-    unseen = Image.fromarray(np.where(codes == NOT_OBSERVED, np.uint8(255), np.uint8(0)))
+    unseen = Image.fromarray(np.where(codes == NOT_OBSERVED_CODE, np.uint8(255), np.uint8(0)))
     rain, unseen = _enlarged(rain, (width, height)), _enlarged(unseen, (width, height))
 
     picture = ground.ground.copy()

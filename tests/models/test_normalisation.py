@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from models.normalisation import (
     NOT_OBSERVED,
     from_bytes,
-    minmax_per_sequence_input,
     to_bytes,
     to_dbz,
     to_unit,
@@ -83,9 +82,6 @@ def test_a_frame_to_come_never_changes_the_input():
     other = followed + 30
     both = torch.cat([frames, followed], dim=1), torch.cat([frames, other], dim=1)
     assert torch.equal(*(to_unit(sequence)[0][:, :5] for sequence in both))
-    assert torch.equal(
-        minmax_per_sequence_input(frames, followed)[0], minmax_per_sequence_input(frames, other)[0]
-    )
 
 
 def test_each_frame_has_the_same_scale_whatever_else_is_in_the_sequence():
@@ -93,11 +89,3 @@ def test_each_frame_has_the_same_scale_whatever_else_is_in_the_sequence():
     steady[0, 0, 0, 1], steady[0, 1, 0, 1] = 50.0, 30.0  # one pixel fades, the rest is steady
     x, _ = to_unit(steady)
     assert x[0, 0, 0, 0] == x[0, 1, 0, 0]
-
-
-def test_min_and_max_of_the_input_scale_each_sample_and_all_its_frames():
-    frames = torch.tensor([[[0.0, 10.0], [20.0, 40.0]], [[5.0, 5.0], [5.0, 5.0]]])
-    followed = torch.tensor([[[50.0, -10.0]], [[5.0, 6.0]]])
-    x, y = minmax_per_sequence_input(frames, followed)
-    assert x.tolist() == [[[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
-    assert y.tolist() == [[[1.25, -0.25]], [[0.0, 1.0]]], "what followed may leave [0, 1]"

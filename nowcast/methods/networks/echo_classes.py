@@ -23,10 +23,10 @@ from nowcast.methods.networks.method import CELL_FACTOR
 SHIPPED = Path(__file__).parents[2] / "weights" / "fanet"
 
 #: Value of a cell that was not observed.
-NOT_OBSERVED = 255
+NOT_OBSERVED_CLASS = 255
 
 #: Meaning of every value, as CF's ``flag_meanings`` has them.
-MEANINGS = {**{int(kind): kind.name.lower() for kind in EchoClass}, NOT_OBSERVED: "not_observed"}
+MEANINGS = {**{int(kind): kind.name.lower() for kind in EchoClass}, NOT_OBSERVED_CLASS: "not_observed"}
 
 
 def classify(cube: Cube, *, weights: Path = SHIPPED) -> xr.DataArray:
@@ -34,7 +34,7 @@ def classify(cube: Cube, *, weights: Path = SHIPPED) -> xr.DataArray:
 
     It is the class some minutes later (``attrs["minutes_ahead"]``, as the weights were trained), wherever the
     echo has moved by then, shown where it is in the newest frame. The attributes ``flag_values`` and
-    ``flag_meanings`` name the classes; cells the newest frame did not observe are ``NOT_OBSERVED``.
+    ``flag_meanings`` name the classes; cells the newest frame did not observe are ``NOT_OBSERVED_CLASS``.
     ``attrs["degraded_reason"]`` says why the weights may not suit the cube; else it is empty. Memory grows
     with the grid, by about 100 bytes a cell.
 
@@ -52,7 +52,7 @@ def classify(cube: Cube, *, weights: Path = SHIPPED) -> xr.DataArray:
         logits = network(to_unit(dbz)[0][None, :, None])[0, -1]
     if not bool(torch.isfinite(logits).all()):
         raise NetworkError(f"expected finite logits of {weights}, got others")
-    classes = logits.argmax(0).to(torch.uint8).masked_fill(dbz[-1].isnan(), NOT_OBSERVED)
+    classes = logits.argmax(0).to(torch.uint8).masked_fill(dbz[-1].isnan(), NOT_OBSERVED_CLASS)
     return xr.DataArray(
         classes.numpy(),
         dims=("y", "x"),

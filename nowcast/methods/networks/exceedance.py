@@ -18,9 +18,10 @@ from nowcast.methods.method import Method
 from nowcast.methods.networks.engine import Engine
 from nowcast.methods.networks.method import Loaded, encoded, shortfalls, step_minutes_of
 from nowcast.methods.sprog import faded
-from nowcast.motion.flow import FRAMES, Carrier, Trajectory, VectorField, motion_field
+from nowcast.motion.flow import FRAMES, motion_field
 from nowcast.motion.lagrangian import carried_planes, carried_to_issue
 from nowcast.motion.probability_matching import most_probable
+from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
 
 Array = NDArray[np.float32]
 

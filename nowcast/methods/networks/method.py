@@ -17,9 +17,10 @@ from nowcast.methods.cube import Cube
 from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import Card
 from nowcast.methods.networks.engine import Engine
-from nowcast.motion.flow import FRAMES, Carrier, Trajectory, VectorField, motion_field
+from nowcast.motion.flow import FRAMES, motion_field
 from nowcast.motion.lagrangian import carried_forward, carried_to_issue
 from nowcast.motion.probability_matching import rank_matched
+from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
 
 Array = NDArray[np.float32]
 

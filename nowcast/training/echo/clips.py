@@ -26,7 +26,8 @@ from nowcast.archive.archive import Archive
 from nowcast.errors import NotEnoughFrames
 from nowcast.frame.frame import grid_of
 from nowcast.methods.networks.method import CELL_FACTOR
-from nowcast.motion.flow import Trajectory, motion_field
+from nowcast.motion.flow import motion_field
+from nowcast.motion.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
 

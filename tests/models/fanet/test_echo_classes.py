@@ -17,7 +17,6 @@ from models.fanet.echo_classes import (
     convective_area,
     disk_sum,
     echo_classes,
-    future_classes,
     inject_clutter,
 )
 from models.fanet.segmentation import IGNORED
@@ -199,15 +198,6 @@ def test_impossible_cells_are_refused() -> None:
         background_dbz(rain(20.0), 12.0)
     with pytest.raises(ValueError, match="above 0 km"):
         background_dbz(rain(20.0), (1.0, 0.0))
-
-
-def test_future_classes_are_those_of_the_frame_so_many_later() -> None:
-    labels = torch.arange(4)[None, :, None, None].expand(2, 4, 3, 3)
-    assert future_classes(labels, 2)[1, :, 0, 0].tolist() == [2, 3, IGNORED, IGNORED]
-    assert torch.equal(future_classes(labels, 0), labels)
-    assert (future_classes(labels, 9) == IGNORED).all()
-    with pytest.raises(ValueError, match="0 or more"):
-        future_classes(labels, -1)
 
 
 def test_injected_clutter_stays_in_place_flickers_and_leaves_the_rest_alone() -> None:

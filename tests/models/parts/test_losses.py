@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.forecaster import masked_mse
-from models.parts.losses import HKO7, Balance, balanced_mae, balanced_mse, lead_weights
+from models.parts.losses import HKO7, Balance, balanced_mae, balanced_mse
 
 RATES = (0.5, 2.0, 5.0, 10.0, 30.0)
 BELOW_AND_AT = ((1, 1), (1, 2), (2, 5), (5, 10), (10, 30))
@@ -102,13 +102,6 @@ def test_nothing_observed_is_no_loss(loss):
     assert (forecast.grad == 0).all()
 
 
-@pytest.mark.parametrize(("kind", "middle"), [("linear", 3.0), ("exponential", math.sqrt(5))])
-def test_weights_of_leads_rise_from_1_to_5(kind, middle):
-    assert lead_weights(3, kind).tolist() == pytest.approx([1.0, middle, 5.0])
-    assert lead_weights(1, kind).tolist() == [1.0]
-    assert lead_weights(2, kind, last=2.0).tolist() == [1.0, 2.0]
-
-
 @pytest.mark.parametrize("loss", [balanced_mse, balanced_mae])
 def test_leads_count_by_their_weight(loss):
     forecast, truth = frames(8), frames(9)
@@ -132,7 +125,7 @@ def test_gradients_are_those_of_finite_differences(loss):
         frames(11, (1, 2, 1, 2, 2)).double(),
     )
     valid = torch.tensor([True, False, True, True]).view(2, 2).expand(1, 2, 1, 2, 2)
-    by_lead = lead_weights(2, "linear")
+    by_lead = torch.tensor([1.0, 5.0])
     assert torch.autograd.gradcheck(lambda f: loss(f, truth, valid, by_lead=by_lead), forecast)
 
 

@@ -18,7 +18,8 @@ from nowcast.frame.grid import Grid
 from nowcast.methods import extrapolation
 from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.extrapolation import Extrapolation, Persistence
-from nowcast.motion.flow import Carrier, estimate_motion
+from nowcast.motion.flow import motion_field
+from nowcast.motion.trajectory import Carrier
 from nowcast.readers import read
 
 Array = NDArray[np.float32]
@@ -162,7 +163,7 @@ def test_extrapolation_agrees_with_pysteps(showers: list[xr.DataArray]):
 def test_motion_agrees_with_pysteps(showers: list[xr.DataArray]):
     pytest.importorskip("pysteps", reason="pysteps, the oracle of motion, is not installed")
     frames = np.stack([frame.values for frame in showers[:4]])
-    theirs, own = _lucas_kanade(frames), estimate_motion(frames)
+    theirs, own = _lucas_kanade(frames), motion_field(frames).dense()
     echo = frames[-1] > 15
     difference = np.hypot(own[0] - theirs[1], own[1] - theirs[0])[echo]
     assert np.median(difference) < 1.0

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from nowcast.errors import NotEnoughFrames
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
-from nowcast.motion.flow import Carrier, Trajectory, VectorField, bridge, estimate_motion, motion_field
+from nowcast.motion.flow import motion_field
+from nowcast.motion.lagrangian import bridge
+from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
 from nowcast.readers import read
 
 Array = NDArray[np.float32]
@@ -43,7 +45,7 @@ def uniform(row: float, column: float, shape: tuple[int, int]) -> VectorField:
 
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (1.5, -2.25), (-0.4, 0.3), (5.0, 3.0), (0.0, -7.5)])
 def test_the_motion_of_a_cell_is_found_to_a_tenth_of_a_cell_per_step(motion):
-    found = estimate_motion(np.stack(moving(150, 160, motion)))
+    found = motion_field(np.stack(moving(150, 160, motion))).dense()
     echo = cell(150, 160) > 20
     assert found.shape == (2, 300, 320)
     assert found.dtype == np.float32
@@ -52,14 +54,14 @@ def test_the_motion_of_a_cell_is_found_to_a_tenth_of_a_cell_per_step(motion):
 
 
 def test_the_motion_of_a_lone_cell_holds_everywhere():
-    found = estimate_motion(moving(150, 160, (2.0, -1.0)))
+    found = motion_field(moving(150, 160, (2.0, -1.0))).dense()
     assert np.abs(found[0] - 2.0).max() < 0.3
     assert np.abs(found[1] + 1.0).max() < 0.3
 
 
 def test_two_cells_keep_their_own_motion():
     pairs = zip(moving(70, 80, (0.0, 2.0)), moving(230, 240, (-1.5, 0.0)), strict=True)
-    found = estimate_motion([np.maximum(a, b) for a, b in pairs])
+    found = motion_field([np.maximum(a, b) for a, b in pairs]).dense()
     assert found[:, 70, 80] == pytest.approx([0.0, 2.0], abs=0.1)
     assert found[:, 230, 240] == pytest.approx([-1.5, 0.0], abs=0.1)
     assert found[:, 150, 160] == pytest.approx([-0.75, 1.0], abs=0.75)
@@ -76,7 +78,7 @@ def test_a_turning_field_turns():
         ]
         return np.max(cells, axis=0)
 
-    found = estimate_motion([frame(step) for step in (-3, -2, -1, 0)])
+    found = motion_field([frame(step) for step in (-3, -2, -1, 0)]).dense()
     for r, a in where:
         row, column = 160 + r * np.sin(a), 160 + r * np.cos(a)
         expected = [turn * r * np.cos(a), -turn * r * np.sin(a)]
@@ -85,24 +87,24 @@ def test_a_turning_field_turns():
 
 def test_without_echo_nothing_moves():
     dry = np.full((4, 300, 280), -10.0, np.float32)
-    assert np.array_equal(estimate_motion(dry), np.zeros((2, 300, 280)))
+    assert np.array_equal(motion_field(dry).dense(), np.zeros((2, 300, 280)))
     dry[:, 100:] = np.nan
-    assert np.array_equal(estimate_motion(dry), np.zeros((2, 300, 280)))
+    assert np.array_equal(motion_field(dry).dense(), np.zeros((2, 300, 280)))
 
 
 def test_echo_below_the_witness_threshold_does_not_move_anything():
     weak = [np.minimum(frame, 3.0) for frame in moving(150, 160, (2.0, 2.0))]
-    assert np.array_equal(estimate_motion(weak), np.zeros((2, 300, 320)))
+    assert np.array_equal(motion_field(weak).dense(), np.zeros((2, 300, 320)))
 
 
 def test_one_pixel_gives_a_small_finite_motion():
     frames = np.full((4, 300, 300), -10.0, np.float32)
     frames[:, 150, 150] = 40.0
-    assert np.abs(estimate_motion(frames)).max() < 0.2
+    assert np.abs(motion_field(frames).dense()).max() < 0.2
 
 
 def test_a_cell_on_the_edge_moves_along_it():
-    found = estimate_motion(moving(2, 160, (0.0, 2.0)))
+    found = motion_field(moving(2, 160, (0.0, 2.0))).dense()
     assert found[:, 5, 160] == pytest.approx([0.0, 2.0], abs=0.15)
 
 
@@ -119,7 +121,7 @@ def test_the_edge_of_coverage_does_not_hold_the_echo_back():
     frames = texture((0, 3))
     for frame in frames:
         frame[:, 150:] = np.nan
-    found = estimate_motion(frames)
+    found = motion_field(frames).dense()
     assert found[1][20:-20, 120:150].mean() == pytest.approx(3.0, abs=0.15)
     assert found[1][20:-20, 120:150].min() > 2.0
 
@@ -128,7 +130,7 @@ def test_a_radar_that_was_away_in_older_frames_is_not_motion():
     frames = texture((2, 3))
     for older in frames[:-1]:
         older[:150] = np.nan
-    found = estimate_motion(frames)
+    found = motion_field(frames).dense()
     assert found[0][150:180, 20:-20].mean() == pytest.approx(2.0, abs=0.15)
     assert found[1][150:180, 20:-20].mean() == pytest.approx(3.0, abs=0.15)
     assert found[0][150:180, 20:-20].min() > 1.2
@@ -138,7 +140,7 @@ def test_clutter_that_stands_still_does_not_stop_the_rain_around_it():
     frames = texture((2, 4))
     for frame in frames:
         frame[100:112, 100:112] = 55.0
-    found = estimate_motion(frames)
+    found = motion_field(frames).dense()
     ring = np.zeros((300, 300), bool)
     ring[70:142, 70:142] = True
     ring[80:132, 80:132] = False
@@ -150,7 +152,7 @@ def test_a_patch_that_jumps_about_is_an_outlier():
     frames = texture((2, 4))
     for frame, (row, column) in zip(frames, [(135, 155), (243, 199), (52, 54), (216, 238)], strict=True):
         frame[row : row + 48, column : column + 48] = 55.0
-    found = estimate_motion(frames)
+    found = motion_field(frames).dense()
     error = np.hypot(found[0] - 2.0, found[1] - 4.0)
     assert error.mean() < 0.2
     assert np.percentile(error, 99) < 2.8
@@ -158,17 +160,17 @@ def test_a_patch_that_jumps_about_is_an_outlier():
 
 def test_motion_is_the_same_every_time_and_on_any_number_of_threads():
     frames = moving(150, 160, (1.5, -2.25))
-    first = estimate_motion(frames)
+    first = motion_field(frames).dense()
     threads = cv2.getNumThreads()
     try:
         cv2.setNumThreads(1)
-        alone = estimate_motion(frames)
+        alone = motion_field(frames).dense()
     finally:
         cv2.setNumThreads(threads)
     assert np.array_equal(first, alone)
     kept = []  # arrays lie elsewhere in memory each time, which shows in the last bit of some routines
     for k in range(16):
-        kept += [np.empty(40 * k + 8, np.uint8), estimate_motion(frames)]
+        kept += [np.empty(40 * k + 8, np.uint8), motion_field(frames).dense()]
         assert np.array_equal(first, kept[-1])
 
 
@@ -176,19 +178,19 @@ def test_motion_is_the_same_every_time_and_on_any_number_of_threads():
 def test_any_grid_has_a_motion(shape):
     rng = np.random.default_rng(0)
     frames = rng.uniform(-10, 50, (3, *shape)).astype(np.float32)
-    found = estimate_motion(frames)
+    found = motion_field(frames).dense()
     assert found.shape == (2, *shape)
     assert np.isfinite(found).all()
 
 
 def test_only_the_last_four_frames_count():
     frames = moving(150, 160, (1.5, -2.25))
-    assert np.array_equal(estimate_motion([cell(20, 20), *frames]), estimate_motion(frames))
+    assert np.array_equal(motion_field([cell(20, 20), *frames]).dense(), motion_field(frames).dense())
 
 
 def test_one_frame_has_no_motion():
     with pytest.raises(NotEnoughFrames, match="at least two frames, got 1"):
-        estimate_motion([cell(10, 10)])
+        motion_field([cell(10, 10)]).dense()
 
 
 @pytest.mark.parametrize("first, rows", [(0, 7), (5, 1), (16, 48), (90, 1000)])

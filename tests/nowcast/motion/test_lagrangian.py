@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
-from nowcast.motion.flow import FRAMES, Carrier, Trajectory, VectorField, motion_field
+from nowcast.motion.flow import FRAMES, motion_field
 from nowcast.motion.lagrangian import carried_back, carried_forward, carried_to_issue
+from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
 from nowcast.readers import read
 
 Array = NDArray[np.float32]

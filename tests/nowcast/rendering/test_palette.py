@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nowcast.rendering.palette import CLASSES, FIRST_CLASS, NO_ECHO, NOT_OBSERVED, classify, colour_table
+from nowcast.rendering.palette import CLASSES, FIRST_CLASS, NO_ECHO, NOT_OBSERVED_CODE, classify, colour_table
 from nowcast.rendering.themes import THEMES
 
 #: Simulation of complete colour-blindness in linear RGB: Machado, Oliveira and Fernandes (2009), A
@@ -123,7 +123,7 @@ def test_the_colours_are_those_of_the_published_map():
 def test_each_value_gets_the_class_it_lies_in():
     dbz = np.array([[np.nan, -10.0, 4.99, 5.0, 9.99, 10.0, 34.9, 59.9, 60.0, 75.0]], dtype=np.float32)
     expected = [
-        NOT_OBSERVED,
+        NOT_OBSERVED_CODE,
         NO_ECHO,
         NO_ECHO,
         *(FIRST_CLASS + number for number in (0, 0, 1, 5, 10, 11, 11)),
@@ -141,11 +141,11 @@ def test_rows_beyond_one_block_are_classified_too():
     dbz = np.full((600, 2), -10, dtype=np.float32)
     dbz[599, 1], dbz[300, 0] = 62.0, np.nan
     codes = classify(dbz)
-    assert (codes[599, 1], codes[300, 0], np.count_nonzero(codes)) == (FIRST_CLASS + 11, NOT_OBSERVED, 2)
+    assert (codes[599, 1], codes[300, 0], np.count_nonzero(codes)) == (FIRST_CLASS + 11, NOT_OBSERVED_CODE, 2)
 
 
 def test_the_colour_table_keeps_the_three_states_apart():
     table = colour_table(not_observed=(1, 2, 3, 4))
     assert table[NO_ECHO].tolist() == [0, 0, 0, 0]
-    assert table[NOT_OBSERVED].tolist() == [1, 2, 3, 4]
+    assert table[NOT_OBSERVED_CODE].tolist() == [1, 2, 3, 4]
     assert table[FIRST_CLASS + 4].tolist() == [*CLASSES[4].colour, 255]

@@ -17,7 +17,7 @@ from nowcast.rendering.basemap import _round_below, basemap
 from nowcast.rendering.coastline import outlines
 from nowcast.rendering.layout import HEADER, Layout
 from nowcast.rendering.maps import pooled_codes
-from nowcast.rendering.palette import CLASSES, FIRST_CLASS, NO_ECHO, NOT_OBSERVED
+from nowcast.rendering.palette import CLASSES, FIRST_CLASS, NO_ECHO, NOT_OBSERVED_CODE
 from nowcast.rendering.themes import THEMES
 
 STEREOGRAPHIC = "+proj=stere +lat_0=90 +lon_0=10 +lat_ts=60 +datum=WGS84"
@@ -91,7 +91,7 @@ def test_pooling_prefers_echo_to_gaps_and_gaps_to_no_echo():
     dbz[0, 4], dbz[0, 5] = 22.0, 41.0  # right upper block: two values
     assert pooled_codes(dbz, 2, 3).tolist() == [
         [FIRST_CLASS + 1, NO_ECHO, FIRST_CLASS + 7],
-        [NO_ECHO, NOT_OBSERVED, NO_ECHO],
+        [NO_ECHO, NOT_OBSERVED_CODE, NO_ECHO],
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from nowcast.frame.frame import Quantity
 from nowcast.frame.grid import Grid
 from nowcast.frame.units import ZR
-from nowcast.motion.flow import estimate_motion
+from nowcast.motion.flow import motion_field
 from nowcast.readers import read
 from nowcast.simulation import SOURCE, Storm, demonstration_grid, simulate_archive
 
@@ -155,7 +155,7 @@ def test_extrapolation_loses_skill_as_on_real_radar(storm, hours):
 def test_optical_flow_finds_the_wind(storm, hours):
     frames = np.stack([np.maximum(values, -10) for values in hours[10:14]])
     wet = frames[-1] > 15
-    found = np.median(estimate_motion(frames)[:, wet], axis=1)
+    found = np.median(motion_field(frames).dense()[:, wet], axis=1)
     true = np.median(storm.motion[:, wet], axis=1)
     assert np.linalg.norm(found - true) < 0.25 * np.linalg.norm(true)
 

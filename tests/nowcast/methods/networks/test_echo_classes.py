@@ -19,7 +19,7 @@ from nowcast.frame.frame import frame_array
 from nowcast.frame.grid import Grid
 from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.networks.checkpoint import Card, Task, save
-from nowcast.methods.networks.echo_classes import NOT_OBSERVED, SHIPPED, classify
+from nowcast.methods.networks.echo_classes import NOT_OBSERVED_CLASS, SHIPPED, classify
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 TASK = Task(frames=3, leads=2, step_minutes=5.0, cell_km=1.0)
@@ -81,11 +81,11 @@ def test_classes_are_flags_where_the_newest_frame_saw_echo() -> None:
     assert told.attrs["minutes_ahead"] == 10.0
     meanings = dict(zip(told.attrs["flag_values"], told.attrs["flag_meanings"].split(), strict=True))
     assert meanings[3] == "convective"
-    assert meanings[NOT_OBSERVED] == "not_observed"
+    assert meanings[NOT_OBSERVED_CLASS] == "not_observed"
     assert set(np.unique(told.values)) <= set(meanings)
     unseen = np.isnan(sheet_and_showers())
-    assert (told.values[unseen] == NOT_OBSERVED).all()
-    assert (told.values[~unseen] != NOT_OBSERVED).all()
+    assert (told.values[unseen] == NOT_OBSERVED_CLASS).all()
+    assert (told.values[~unseen] != NOT_OBSERVED_CLASS).all()
 
 
 def test_a_history_is_looked_at_and_no_more(tmp_path: Path) -> None:
