@@ -26,8 +26,8 @@ help: ## this list
 demo: $(VENV)/.installed ## the whole service on this machine with simulated rain (PORT=8000; ONCE=1 ends by itself)
 	@exec $(BIN)/nowcast demo $(if $(filter-out 0 no false,$(ONCE)),--once) $(if $(PORT),--port $(PORT))
 
-test: $(VENV)/.installed-test $(VENV)/.installed-oracles ## the tests, with coverage (ARGS='-m slow' for the slow ones)
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+test: $(VENV)/.installed-test $(VENV)/.installed-oracles ## the tests, with coverage; a part without: ARGS=tests/api, ARGS='-m slow'
+	@$(BIN)/python -m pytest $(or $(ARGS),--cov --cov-report=term:skip-covered)
 
 check: $(VENV)/.installed-test ## formatting, lint, types and layers
 	@$(BIN)/ruff check .

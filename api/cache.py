@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Generic, TypeVar
 
 from prometheus_client import Counter
@@ -228,7 +228,7 @@ class Refreshed(Generic[Value]):
     async def get(self, key: object, make: Callable[[], Awaitable[Value]]) -> Value:
         """Return the value of ``key``, at most ``stale_seconds`` old. Raises what ``make`` raises."""
         known = self._values.get(key)
-        age = time.monotonic() - known[1] if known else 0.0
+        age = monotonic() - known[1] if known else 0.0
         if known and age < self._fresh:
             return known[0]
         task = self._making.get(key)
@@ -244,7 +244,7 @@ class Refreshed(Generic[Value]):
         del self._making[key]
         if task.cancelled() or task.exception() is not None:
             return
-        self._values[key] = (task.result(), time.monotonic())
+        self._values[key] = (task.result(), monotonic())
         self._values.move_to_end(key)
         while len(self._values) > self._most:
             self._values.popitem(last=False)

@@ -10,9 +10,19 @@ import sys
 from itertools import takewhile
 from pathlib import Path
 
-#: What is measured, in the order of the data's way; ``skill`` and ``duels`` take up to hours, so
-#: they have to be asked for.
-NAMES = ("ingest", "extrapolation", "sprog", "networks", "training", "verification", "service", "api")
+#: What is measured, in the order of the data's way, and at last the code itself. ``skill`` and ``duels``
+#: take up to hours, so they have to be asked for.
+NAMES = (
+    "ingest",
+    "extrapolation",
+    "sprog",
+    "networks",
+    "training",
+    "verification",
+    "service",
+    "api",
+    "house",
+)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -26,8 +26,16 @@ from nowcast.training.sequences import Tiles
 SYNTHETIC = 256
 
 
-def trained(variant: str, seed: int, terms: Terms, learnt: Sequence[Tiles], squares: Squares) -> Piece:
-    """Return what a variant comes to: trained for the time given, then scored.
+def trained(
+    variant: str,
+    seed: int,
+    terms: Terms,
+    learnt: Sequence[Tiles],
+    squares: Squares,
+    *,
+    clock: Callable[[], float] = time.process_time,
+) -> Piece:
+    """Return what a variant comes to: trained for the time given, as the clock [s] tells, then scored.
 
     Raises:
         TrainingStopped: If its loss is not finite any more.
@@ -38,7 +46,9 @@ def trained(variant: str, seed: int, terms: Terms, learnt: Sequence[Tiles], squa
     for phase in phases(variant, network, terms.seconds):
         planned += phase.seconds
         batches = _rain(learnt, terms, seed) if phase.data == "rain" else _synthetic(phase.data, terms, seed)
-        taken, spent = _fit(phase, batches, seed, planned - seconds)  # what one overran, the next lacks
+        taken, spent = _fit(
+            phase, batches, seed, planned - seconds, clock
+        )  # what one overran, the next lacks
         steps["rain" if phase.data == "rain" else "synthetic"] += taken
         seconds += spent
     network.requires_grad_(True)
@@ -82,9 +92,13 @@ def phases(variant: str, network: Forecaster, seconds: float) -> Iterator[Phase]
 
 
 def _fit(
-    phase: Phase, batches: Iterator[Mapping[str, Tensor]], seed: int, seconds: float
+    phase: Phase,
+    batches: Iterator[Mapping[str, Tensor]],
+    seed: int,
+    seconds: float,
+    clock: Callable[[], float],
 ) -> tuple[int, float]:
-    """Train for some seconds of CPU time; return the number of steps and the seconds they took."""
+    """Train for some seconds of the clock; return the number of steps and the seconds they took."""
     parameters = [one for one in phase.forecaster.parameters() if one.requires_grad]
     recipe, generator = phase.recipe, torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(
@@ -93,7 +107,7 @@ def _fit(
     phase.forecaster.train()
     steps, spent = 0, 0.0
     while spent < seconds:
-        batch, began = next(batches), time.process_time()
+        batch, began = next(batches), clock()
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate(spent / seconds)
         loss = phase.forecaster.training_loss(
@@ -112,7 +126,7 @@ def _fit(
         elif recipe.clip_norm:
             nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
         optimiser.step()
-        spent += time.process_time() - began
+        spent += clock() - began
         steps += 1
     return steps, spent
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from nowcast.errors import BusError
 from nowcast.frame.grid import Grid
@@ -63,7 +64,7 @@ def test_the_commands_on_files_run(tmp_path: Path) -> None:
     for command in commands(".venv/bin/nowcast"):
         if " up " in command:
             continue
-        subprocess.run(words_of(command, tmp_path), cwd=tmp_path, check=True, timeout=100)
+        subprocess.run(words_of(command, tmp_path), cwd=tmp_path, check=True)
     assert len(list((tmp_path / "maps").glob("*min.png"))) == 12
     assert json.loads((tmp_path / "scores.json").read_text())["files"] == 18
 
@@ -99,11 +100,11 @@ def test_the_live_service_answers_every_request_shown(tmp_path: Path) -> None:
         service.wait(60)
 
 
-def wait_for(url: str, seconds: float = 60.0) -> bytes:
+def wait_for(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url) as answer:
                 return bytes(answer.read())
         except (urllib.error.URLError, ConnectionError):
             if time.monotonic() > deadline:

@@ -38,19 +38,21 @@ class Child:
         start: Starts it.
         process: The running instance.
         restarts: How often it was started again.
+        clock: Tells the time [s] between two events.
     """
 
     name: str
     start: Callable[[], subprocess.Popen[bytes]]
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
+    clock: Callable[[], float] = time.monotonic
     _started: float = 0.0
     _wait: float = field(default=RESTART_SECONDS[0])
     _retry_at: float = 0.0
 
     def ensure(self) -> None:
         """Start it if it is not running and its waiting time is over."""
-        now = time.monotonic()
+        now = self.clock()
         if self.process is not None and self.process.poll() is None:
             return
         if self.process is not None:

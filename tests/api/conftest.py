@@ -86,4 +86,4 @@ def server(made_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield address
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,22 @@ from north import (
     serving,
     settings_for,
 )
+from patience import settled, until
 from prometheus_client import CollectorRegistry, Counter
 
-from api.cache import ENTRY_OVERHEAD, REDIS_TIMEOUT, Lru, Products, RedisTier, Refreshed
+from api import cache
+from api.cache import ENTRY_OVERHEAD, Lru, Products, RedisTier, Refreshed
 from nowcast.forecast.store import ForecastStore
 
 pytestmark = pytest.mark.anyio
 
 DATA = "/v1/domains/north/forecasts/latest/data"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis counts as away only where it is: on a busy machine an answer may take its time."""
+    monkeypatch.setattr(cache, "REDIS_TIMEOUT", 60.0)
 
 
 def counter() -> Counter:
@@ -71,7 +78,7 @@ async def test_a_product_is_made_once_for_all_who_wait() -> None:
     async def make() -> bytes:
         nonlocal made
         made += 1
-        await asyncio.sleep(0.02)
+        await settled()
         return b"product"
 
     assert set(await asyncio.gather(*(products.get("p", make) for _ in range(10)))) == {b"product"}
@@ -81,23 +88,28 @@ async def test_a_product_is_made_once_for_all_who_wait() -> None:
 async def test_one_who_hangs_up_does_not_take_the_product_from_the_others() -> None:
     products = Products(100_000, RedisTier("", 60), counter())
 
+    release = asyncio.Event()
+
     async def make() -> bytes:
-        await asyncio.sleep(0.05)
+        await release.wait()
         return b"product"
 
     first = asyncio.create_task(products.get("p", make))
-    await asyncio.sleep(0.01)
+    await settled()
     second = asyncio.create_task(products.get("p", make))
-    await asyncio.sleep(0.01)
+    await settled()
     first.cancel()
+    await settled()
+    release.set()
     assert await second == b"product"
+    assert first.cancelled()
 
 
 async def test_a_failure_reaches_all_who_wait_and_is_not_kept() -> None:
     products = Products(100_000, RedisTier("", 60), counter())
 
     async def fail() -> bytes:
-        await asyncio.sleep(0.01)
+        await settled()
         raise LookupError
 
     results = await asyncio.gather(*(products.get("p", fail) for _ in range(3)), return_exceptions=True)
@@ -109,21 +121,27 @@ async def test_a_failure_reaches_all_who_wait_and_is_not_kept() -> None:
     assert await products.get("p", make) == b"well"
 
 
-async def test_an_old_value_is_handed_out_while_a_newer_one_is_made() -> None:
-    values: Refreshed[int] = Refreshed(fresh_seconds=0.03, stale_seconds=10)
-    made = 0
+async def test_an_old_value_is_handed_out_while_a_newer_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: Refreshed[int] = Refreshed(fresh_seconds=3, stale_seconds=10)
+    made, clock = 0, 1000.0
+    monkeypatch.setattr(cache, "monotonic", lambda: clock)
 
     async def make() -> int:
         nonlocal made
         made += 1
-        await asyncio.sleep(0.01)
+        await settled()
         return made
 
     assert [await values.get("k", make) for _ in range(3)] == [1, 1, 1]
-    await asyncio.sleep(0.05)
+    clock += 2.9
     assert await values.get("k", make) == 1
-    await asyncio.sleep(0.02)
+    clock += 0.2
+    assert await values.get("k", make) == 1
+    await settled()
+    await settled()
     assert await values.get("k", make) == 2
+    clock += 10
+    assert await values.get("k", make) == 3, "one as old is waited for"
 
 
 async def test_a_value_too_old_is_waited_for() -> None:
@@ -136,12 +154,13 @@ async def test_a_value_too_old_is_waited_for() -> None:
     assert [await values.get("k", make) for _ in range(3)] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_one_process_finds_in_redis_what_another_made(data_dir: Path, broker: Broker) -> None:
     settings = settings_for(data_dir, redis_url=broker.url)
     async with serving(settings) as first:
         made = (await first.get("/v1/domains/north/forecasts/latest/map.png")).content
         assert outcomes(first)["made"] == 1
-        await asyncio.sleep(0.1)
+        await asyncio.gather(*first.service.redis._tasks)  # it is stored in the background
     with redis.Redis.from_url(broker.url) as looking:
         (key,) = looking.keys("nowcast:product:*map*")
         assert looking.get(key) == made
@@ -165,6 +184,7 @@ async def test_a_forecast_made_again_with_other_content_is_another_product(
         assert (await client.get(**where)).json()["outlook"] == "dry"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_without_redis_answers_come_from_files(data_dir: Path, broker: Broker) -> None:
     async with serving(settings_for(data_dir, redis_url=broker.url)) as client:
         assert (await client.get(f"{DATA}?lead=5")).status_code == 200
@@ -178,28 +198,31 @@ async def test_without_redis_answers_come_from_files(data_dir: Path, broker: Bro
         assert (ready.status_code, ready.json()["redis"], ready.json()["status"]) == (200, "away", "degraded")
 
 
-async def test_a_frozen_redis_costs_one_wait_and_then_nothing(broker: Broker) -> None:
+async def test_a_frozen_redis_costs_one_wait_and_then_nothing(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "REDIS_TIMEOUT", 2.0)  # enough for one that is alive, on a busy machine
     tier = RedisTier(broker.url, 60)
     assert await tier.get("a") is None
+    assert tier._redis is not None
+    asked: list[object] = []
+    for command in ("get", "set"):
+        real = getattr(tier._redis, command)
+        monkeypatch.setattr(
+            tier._redis, command, lambda *a, real=real, **k: asked.append(a[0]) or real(*a, **k)
+        )
     os.kill(broker.process.pid, signal.SIGSTOP)
-    seconds = []
     try:
         for name in "abcdef":
-            start = time.perf_counter()
             assert await tier.get(name) is None
             tier.put(name, b"value")
-            seconds.append(time.perf_counter() - start)
+        assert asked == ["a"], "after the first wait nobody asks"
+        assert tier.state == "away"
     finally:
         os.kill(broker.process.pid, signal.SIGCONT)
-    assert REDIS_TIMEOUT < seconds[0] < REDIS_TIMEOUT + 0.5
-    assert max(seconds[1:]) < 0.01, seconds
-    assert tier.state == "away"
-    for _ in range(100):
-        await asyncio.sleep(0.05)
-        if tier.state == "ok":
-            break
+    await until(lambda: tier.state == "ok")
     tier.put("g", b"value")
-    await asyncio.sleep(0.1)
+    await asyncio.gather(*tier._tasks)
     assert await tier.get("g") == b"value"
     await tier.close()
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
+from patience import PATIENCE_SECONDS, settled
 from prometheus_client import CollectorRegistry, Counter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -83,11 +84,11 @@ async def test_while_an_answer_is_made_again_the_others_get_the_one_just_expired
         await client.get("/v1/x")
         clock = 1000.35
         first = asyncio.create_task(client.get("/v1/x"))
-        await asyncio.sleep(0.01)
+        await settled()
         assert (await client.get("/v1/x")).text == "1"
         clock = 1000.41
         late = asyncio.create_task(client.get("/v1/x"))
-        await asyncio.sleep(0.01)
+        await settled()
         assert not late.done()
         release.set()
         assert ((await first).text, (await late).text, app.asked) == ("2", "2", 2)
@@ -179,9 +180,11 @@ async def test_a_304_is_for_success_only() -> None:
         assert (await client.get("/v1/x", headers={"If-None-Match": '"a"'})).status_code == 404
 
 
-async def test_those_who_ask_at_once_wait_for_the_first() -> None:
+async def test_those_who_ask_at_once_wait_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "monotonic", lambda: 1000.0)
+
     async def slowly(request: Request) -> Response:
-        await asyncio.sleep(0.05)
+        await settled()
         return Response(b"body", headers=LIVE)
 
     app = App(slowly)
@@ -193,7 +196,7 @@ async def test_those_who_ask_at_once_wait_for_the_first() -> None:
 
 async def test_those_who_wait_in_vain_ask_for_themselves() -> None:
     async def fail(request: Request) -> Response:
-        await asyncio.sleep(0.02)
+        await settled()
         return Response(b"no", 404)
 
     app = App(fail)
@@ -215,8 +218,8 @@ async def test_nobody_waits_for_the_end_of_a_long_download() -> None:
     app = App(lambda request: StreamingResponse(body(), headers=IMMUTABLE))
     async with client_of(app) as client:
         first = asyncio.create_task(client.get("/v1/x"))
-        await asyncio.sleep(0.02)
-        second = await asyncio.wait_for(client.get("/v1/x"), 1)
+        await settled()
+        second = await asyncio.wait_for(client.get("/v1/x"), PATIENCE_SECONDS)
         assert second.content == b"beginend"
         release.set()
         assert (await first).content == b"beginend"
@@ -224,7 +227,7 @@ async def test_nobody_waits_for_the_end_of_a_long_download() -> None:
 
 async def test_a_crash_leaves_nobody_waiting() -> None:
     async def crash(request: Request) -> Response:
-        await asyncio.sleep(0.02)
+        await settled()
         raise ZeroDivisionError
 
     app = App(crash)

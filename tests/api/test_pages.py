@@ -9,10 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 from north import RAINY
+from patience import PATIENCE_SECONDS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser's remote control is not installed")
 
 expect = sync_api.expect
+expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 
 CHROMIUM = Path("/usr/bin/chromium")
 STATIC = Path(__file__).resolve().parents[2] / "api" / "static"
@@ -36,6 +38,7 @@ def browser() -> Iterator[sync_api.Browser]:
 def page(browser: sync_api.Browser, server: str) -> Iterator[sync_api.Page]:
     """The viewer, opened; the test fails on any script error and on any request to elsewhere."""
     context = browser.new_context(base_url=server, viewport={"width": 1280, "height": 900}, locale="en-GB")
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from patience import PATIENCE_SECONDS
 
 from api.app import create_app
 from api.service import Service
@@ -164,7 +165,7 @@ async def serving(settings: Settings) -> AsyncIterator[Client]:
         yield client
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = PATIENCE_SECONDS) -> None:
     """Return once a server answers."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import redis
+from patience import PATIENCE_SECONDS, wait_until
 
 from nowcast.errors import BusError
 from nowcast.telemetry import Telemetry
@@ -15,6 +16,12 @@ from worker.bus import FRAMES, Bus, Consumer, connect, dead
 
 def consumer(client: redis.Redis, name: str = "a", **options: float) -> Consumer:
     return Consumer(client, FRAMES, "infer", name, **{"idle_seconds": 0.2, **options})  # type: ignore[arg-type]
+
+
+def idle_ms(client: redis.Redis) -> list[int]:
+    """Return how long nobody has shown that he works on each delivered message [ms]."""
+    pending = client.xpending_range(FRAMES, "infer", "-", "+", 100)
+    return [entry["time_since_delivered"] for entry in pending]
 
 
 def test_messages_published_before_the_group_exists_are_delivered_in_order(client: redis.Redis) -> None:
@@ -40,18 +47,28 @@ def test_a_message_left_by_a_silent_worker_is_taken_over_alone(client: redis.Red
     for number in range(3):
         bus.publish(FRAMES, domain=f"d{number}")
     assert len(dying.receive(block_seconds=0.5)) == 3
-    time.sleep(0.3)
+    wait_until(lambda: all(ms >= 200 for ms in idle_ms(client)))
     taken = heir.receive(block_seconds=0.01)
     assert [(message.fields["domain"], message.attempt) for message in taken] == [("d0", 2)]
 
 
 def test_a_worker_that_is_slow_but_alive_keeps_its_messages(client: redis.Redis) -> None:
-    bus, slow, thief = Bus(client), consumer(client, "slow"), consumer(client, "thief")
+    bus, slow = Bus(client), consumer(client, "slow", idle_seconds=0.6)
+    thief = consumer(client, "thief", idle_seconds=PATIENCE_SECONDS)
     slow.receive(block_seconds=0.01)
     bus.publish(FRAMES, domain="fmi")
     messages = slow.receive(block_seconds=0.5)
     with slow.holding(messages):
-        time.sleep(0.7)
+        for _ in range(3):  # idle for longer and longer, until a heartbeat comes
+            most = 0
+
+            def has_beaten() -> bool:
+                nonlocal most
+                (now,) = idle_ms(client)
+                before, most = most, max(most, now)
+                return now < before
+
+            wait_until(has_beaten)
         assert thief.receive(block_seconds=0.01) == []
     slow.acknowledge(messages)
     assert slow.lag() == 0
@@ -62,9 +79,12 @@ def test_a_message_that_keeps_failing_ends_in_the_dead_stream(client: redis.Redi
     reader.receive(block_seconds=0.01)
     bus.publish(FRAMES, domain="poison")
     attempts = [reader.receive(block_seconds=0.5)[0].attempt]
-    deadline = time.monotonic() + 10
-    while not client.xlen(dead(FRAMES)) and time.monotonic() < deadline:
-        attempts += [message.attempt for message in reader.receive(block_seconds=0.05)]
+
+    def given_up() -> int:
+        attempts.extend(message.attempt for message in reader.receive(block_seconds=0.05))
+        return client.xlen(dead(FRAMES))
+
+    wait_until(given_up)
     assert attempts == [1, 2, 3]
     ((_, entry),) = client.xrange(dead(FRAMES))
     assert entry["domain"] == "poison"
@@ -118,12 +138,18 @@ def test_a_broker_that_is_away_is_one_clear_error() -> None:
         reader.receive(block_seconds=0.01)
 
 
+def on_disk(connection: redis.Redis) -> bool:
+    """Return whether all that was written lies in the append-only file."""
+    told = connection.info("persistence")
+    return told["aof_enabled"] == 1 and told["aof_buffer_length"] == 0 and told["aof_pending_bio_fsync"] == 0
+
+
 def test_the_broker_keeps_its_data_and_address_over_sigkill(tmp_path_factory: pytest.TempPathFactory) -> None:
     embedded = EmbeddedBroker(tmp_path_factory.mktemp("killed"))
     process = embedded.start()
     with connect(embedded.url) as connection:
         connection.set("kept", "yes")
-        time.sleep(1.2)  # appendfsync everysec
+        wait_until(lambda: on_disk(connection))
         process.kill()
         process.wait()
         process = embedded.start()

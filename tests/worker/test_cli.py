@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,12 @@ UNSHIPPED = ("unet_standard", "convlstm_paper")
 
 NOWCAST = (sys.executable, "-m", "worker.cli")
 
+#: What takes long to load.
+HEAVY = ("numpy", "xarray", "h5py", "netCDF4", "pydantic", "pyproj", "redis", "fastapi", "cv2", "torch")
+
 
 def nowcast(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*NOWCAST, *map(str, words)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*NOWCAST, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == code, done.stderr + done.stdout
     return done
 
@@ -146,22 +148,19 @@ def test_an_unknown_model_is_answered_with_the_known_ones(files: list[Path], tmp
     assert not (tmp_path / "out.nc").exists()
 
 
-def test_help_answers_quickly() -> None:
-    start = time.perf_counter()
-    nowcast("--help")
-    took = time.perf_counter() - start
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import typer"], check=True)
-    assert took < 8 * (time.perf_counter() - start) + 0.5  # not the seconds that xarray takes
-    loaded = subprocess.run(
+def test_help_waits_for_nothing_but_the_command_line_itself() -> None:
+    told = subprocess.run(
         [sys.executable, "-X", "importtime", *NOWCAST[1:], "--help"],
         capture_output=True,
         text=True,
         check=True,
     ).stderr
-    assert "xarray" not in loaded
-    assert "redis" not in loaded
-    assert "torch" not in loaded
+    loaded = {
+        line.rpartition("|")[2].strip() for line in told.splitlines() if line.startswith("import time:")
+    }
+    assert "typer" in loaded
+    # What reads, forecasts or serves takes seconds to load.
+    assert {name.partition(".")[0] for name in loaded} & set(HEAVY) == set()
 
 
 @pytest.fixture(scope="module")

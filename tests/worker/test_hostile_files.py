@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from patience import PATIENCE_SECONDS
 
 from nowcast.archive.archive import Archive
 from nowcast.frame.domain import Domain
@@ -141,7 +142,7 @@ def run(tmp_path: Path, samples: list[tuple[Path, int]], count: int, seed: int) 
             assert not target.exists(), f"{target.name} is still in the inbox"
             outcomes.update(became)
             check_quarantine(settings.quarantine(name), target.name, became)
-        assert slowest < SECONDS + 10
+        assert slowest < SECONDS + PATIENCE_SECONDS
         assert psutil.Process().memory_info().rss < 2 * 2**30
     finally:
         ingest.close()

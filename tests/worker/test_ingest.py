@@ -26,11 +26,34 @@ from nowcast.readers.sandbox import SandboxedReader
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
 from worker.bus import FRAMES, Bus
-from worker.ingest import OUTCOMES, Ingest
+from worker.ingest import OUTCOMES, PATIENCE_SECONDS, RETRY_SECONDS, SETTLED_SECONDS, Ingest
 
 Frames = tuple[RawFrame, ...]
 
 NOW = START + timedelta(hours=3)
+
+
+class Clock:
+    """Time that passes only when told to, for files that are dated by it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_800_000_000.0
+
+    def time(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def touch(self, path: Path) -> None:
+        os.utime(path, (self.seconds, self.seconds))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("worker.ingest.time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -184,34 +207,39 @@ def test_a_file_of_no_known_format_is_kept_in_quarantine(ingest: Ingest, here: S
 
 
 def test_a_truncated_file_goes_to_quarantine_once_it_stopped_growing(
-    ingest: Ingest, here: Settings, storm: Frames
+    ingest: Ingest, here: Settings, storm: Frames, clock: Clock
 ) -> None:
     path = drop(storm[0], here.inbox("sim"))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    clock.touch(path)
+    clock.seconds += 0.9 * PATIENCE_SECONDS
     assert ingest.take("sim", path) == Counter()  # its writer may be slow
     assert path.exists()
-    os.utime(path, (time.time() - 60, time.time() - 60))
+    clock.seconds += 0.2 * PATIENCE_SECONDS
     assert ingest.take("sim", path) == Counter(unreadable=1)
     assert_quarantined(here, path, "unreadable", path.name)
 
 
 def test_a_file_that_was_still_being_written_is_taken_when_it_is_whole(
-    ingest: Ingest, here: Settings, storm: Frames
+    ingest: Ingest, here: Settings, storm: Frames, clock: Clock
 ) -> None:
     path = drop(storm[0], here.inbox("sim"))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    clock.touch(path)
     assert ingest.poll() == 0  # too young to be complete
-    os.utime(path, (time.time() - 1, time.time() - 1))
-    ingest.poll()
+    clock.seconds += 1.1 * SETTLED_SECONDS
+    assert ingest.poll() == 1  # looked at, and left
     assert path.exists()
     path.write_bytes(whole)
-    os.utime(path, (time.time() - 1, time.time() - 1))
-    deadline = time.monotonic() + 5
-    while path.exists() and time.monotonic() < deadline:
-        ingest.poll()
-        time.sleep(0.05)
+    clock.touch(path)
+    clock.seconds += 1.1 * SETTLED_SECONDS
+    assert ingest.poll() == 0  # it has been tried only just
+    assert path.exists()
+    clock.seconds += RETRY_SECONDS
+    assert ingest.poll() == 1
+    assert not path.exists()
     assert Archive(here.data_dir / "archive").times("sim") == [START]
 
 
@@ -250,12 +278,14 @@ def test_each_archived_frame_is_announced(here: Settings, storm: Frames, client:
     worker = Ingest(here, Telemetry(), Bus(client), clock=lambda: NOW)
     worker.prepare()
     try:
-        worker.take("sim", drop(storm[0], here.inbox("sim")))
+        path = drop(storm[0], here.inbox("sim"))
+        arrived = path.stat().st_ctime
+        worker.take("sim", path)
     finally:
         worker.close()
     ((_, fields),) = client.xrange(FRAMES)
     assert (fields["domain"], fields["time"], fields["v"]) == ("sim", "2026-01-01T12:00:00+00:00", "1")
-    assert abs(float(fields["arrived"]) - time.time()) < 60
+    assert float(fields["arrived"]) == pytest.approx(arrived, abs=0.001)
 
 
 def test_outcomes_are_counted(here: Settings, storm: Frames, reader: SandboxedReader) -> None:

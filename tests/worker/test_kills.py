@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from patience import wait_until
 
 from nowcast.archive.archive import Archive
 from nowcast.errors import BusError
@@ -64,17 +65,19 @@ class Replay:
         shutil.copyfile(path, hidden)
         hidden.rename(self.inbox / path.name)
 
-    def kill_one(self, chance: random.Random) -> None:
-        """Kill one of the processes that run now, each kind with the same chance."""
+    def victims(self) -> list[tuple[str, psutil.Process]]:
+        """Return what runs now of :data:`VICTIMS`."""
         running = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
+            with suppress(psutil.NoSuchProcess):
                 words = " ".join(process.cmdline())
-            except psutil.NoSuchProcess:
-                continue
-            running += [(victim, process) for victim in VICTIMS if victim in words]
-        if not running:
-            return
+                running += [(victim, process) for victim in VICTIMS if victim in words]
+        return running
+
+    def kill_one(self, chance: random.Random) -> None:
+        """Kill one of the processes that run now, each kind with the same chance."""
+        wait_until(self.victims)
+        running = self.victims()
         wanted = chance.choice(sorted({victim for victim, _ in running}))
         with suppress(psutil.NoSuchProcess):
             next(process for victim, process in running if victim == wanted).send_signal(signal.SIGKILL)
@@ -125,7 +128,9 @@ class Replay:
         self, paths: list[Path], times: list[datetime], *, kills: int, seed: int, patience: float
     ) -> None:
         chance = random.Random(seed)
-        time.sleep(3.0)
+        wait_until(
+            lambda: set(VICTIMS) - {"nowcast.readers.sandbox"} <= {victim for victim, _ in self.victims()}
+        )
         kill_at = sorted(chance.sample(range(4 * len(paths)), kills))
         for moment in range(4 * len(paths)):  # four moments a frame, a kill at some of them
             if moment % 4 == 0:
@@ -150,7 +155,7 @@ class Replay:
         self.process.wait(60)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_simulated_event_survives_kills_of_every_process(tmp_path: Path) -> None:
     storm, first, paths, times = Storm(seed=5), datetime(2026, 1, 1, tzinfo=UTC), [], []
     for number in range(8):
@@ -159,7 +164,7 @@ def test_a_simulated_event_survives_kills_of_every_process(tmp_path: Path) -> No
         write_odim(paths[-1], storm.frame(number))
     replay = Replay(tmp_path, leads=3)
     try:
-        replay.run(paths, times, kills=6, seed=1, patience=120)
+        replay.run(paths, times, kills=6, seed=1, patience=600)
     finally:
         replay.stop()
     assert len(replay.kills) >= 5

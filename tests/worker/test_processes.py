@@ -7,38 +7,42 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from patience import wait_until
 from prometheus_client import REGISTRY
 
 from nowcast.errors import BusError, StorageError
 from worker.loop import run_until
-from worker.processes import Child
+from worker.processes import RESTART_SECONDS, Child
 
 
 def sleeper() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 
 
-def ensure_until_running(child: Child, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        child.ensure()
-        if child.process is not None and child.process.poll() is None:
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not start again")
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
 
 
 def test_a_killed_child_is_started_again() -> None:
-    child = Child("sleeper", sleeper)
+    clock = Clock()
+    child = Child("sleeper", sleeper, clock=clock)
     child.ensure()
     assert child.process is not None
     first = child.process.pid
     os.kill(first, signal.SIGKILL)
     child.process.wait()
-    ensure_until_running(child)
+    child.ensure()
+    assert child.process is None  # its time has not come
+    clock.seconds += RESTART_SECONDS[0]
+    child.ensure()
     assert child.process is not None
     assert child.process.pid != first
     assert child.restarts == 1
@@ -46,19 +50,36 @@ def test_a_killed_child_is_started_again() -> None:
     assert child.process.poll() == -signal.SIGTERM
 
 
-def test_a_child_that_dies_at_once_is_not_started_in_a_hot_loop() -> None:
-    starts: list[float] = []
+def waits_of(lives_seconds: list[float]) -> list[float]:
+    """Return how long after each death a child was started again [s], if it lives as long as given."""
+    clock, starts, waits = Clock(), [], []
 
     def start() -> subprocess.Popen[bytes]:
-        starts.append(time.monotonic())
-        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+        starts.append(clock.seconds)
+        process = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(1)"])
+        process.wait()
+        return process
 
-    child = Child("broken", start)
-    deadline = time.monotonic() + 2.0
-    while time.monotonic() < deadline:
-        child.ensure()
-        time.sleep(0.01)
-    assert 2 <= len(starts) <= 4  # after 0.2, 0.4, 0.8 s and the time it takes to die
+    child = Child("broken", start, clock=clock)
+    child.ensure()
+    for seconds in lives_seconds:
+        clock.seconds += seconds
+        died, count = clock.seconds, len(starts)
+        while len(starts) == count:
+            child.ensure()
+            clock.seconds += 0.05
+        waits.append(starts[-1] - died)
+        clock.seconds = starts[-1]
+    return waits
+
+
+def test_a_child_that_dies_at_once_is_not_started_in_a_hot_loop() -> None:
+    waits = waits_of([0.0] * 10)
+    assert waits == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0], abs=0.1)
+
+
+def test_a_child_that_lived_for_a_while_is_started_again_at_once() -> None:
+    assert waits_of([0.0, 0.0, 19.0, 21.0, 0.0]) == pytest.approx([0.2, 0.4, 0.8, 0.2, 0.4], abs=0.1)
 
 
 def test_children_end_with_a_parent_that_is_killed() -> None:
@@ -74,10 +95,7 @@ def test_children_end_with_a_parent_that_is_killed() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and os.path.exists(f"/proc/{orphan}/exe"):
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{orphan}/exe")
+    wait_until(lambda: not os.path.exists(f"/proc/{orphan}/exe"))
 
 
 @pytest.mark.parametrize("error", [StorageError("disk full"), RuntimeError("a defect"), BusError("away")])
@@ -85,7 +103,7 @@ def test_a_worker_loop_survives_errors_and_goes_on(error: Exception) -> None:
     stop, calls, without_broker = threading.Event(), [], []
 
     def step(stop: threading.Event) -> None:
-        calls.append(time.monotonic())
+        calls.append(True)
         if len(calls) == 1:
             raise error
         stop.set()

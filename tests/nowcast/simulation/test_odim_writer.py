@@ -46,7 +46,7 @@ def test_our_reader_gives_back_values_states_time_and_grid(tmp_path, name):
     assert (again.time, again.quantity, again.source) == (TIME, Quantity.DBZH, "simulated radar")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     hnp.arrays(
         np.float32, (3, 4), elements=st.floats(-90, 200, width=32) | st.sampled_from([np.nan, -np.inf])

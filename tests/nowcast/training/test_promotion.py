@@ -203,7 +203,7 @@ def test_killed_at_any_point_there_is_a_current_version(
     first = promoted(store, tmp_path / "one", 0.65, seed=1)
     better = candidate(tmp_path / "two", 0.75, seed=2)
     dying = started(promote_and_die, store, better, when, nth)
-    dying.join(timeout=100)
+    dying.join()
     assert dying.exitcode == -signal.SIGKILL
     current = current_of(store, "convlstm")
     assert (current.name != first) == is_new
@@ -219,7 +219,7 @@ def test_promotions_at_once_are_judged_one_after_the_other(store: Path, tmp_path
     results = [tmp_path / f"{rate}.txt" for rate in rates]
     running = [started(promote_slowly, store, *each) for each in zip(folders, results, strict=True)]
     for process in running:
-        process.join(timeout=100)
+        process.join()
     assert [process.exitcode for process in running] == [0, 0, 0]
     versions = [result.read_text() for result in results]
     shelf = Shelf(store, "convlstm")
