@@ -20,6 +20,7 @@ from nowcast.errors import InputError, NoForecast, StorageError
 from nowcast.forecast.file import ForecastRecord
 from nowcast.forecast.store import ForecastStore, read_record
 from nowcast.frame.domain import Domain
+from nowcast.names import FALLBACK
 from nowcast.scores.scorebook import ScoreBook
 from nowcast.scores.tally import Tally
 from nowcast.settings import Settings
@@ -30,9 +31,6 @@ T = TypeVar("T")
 
 #: Files read at a time: HDF5 has one lock for all threads, so more would only wait inside it.
 READERS = 4
-
-#: Which forecast of an issue time counts as the served one where the domain's method gave none, best first.
-FALLBACKS = ("extrapolation", "persistence")
 
 #: Scores are worked out again after the first time [s], and never shown after the second.
 SCORES_FRESH, SCORES_STALE = 5.0, 60.0
@@ -125,7 +123,7 @@ class Service:
             if latest is None:
                 raise NoForecast(f"there is no forecast of domain {domain.name!r} yet")
             issue_time, served, _ = latest
-        order = (served, *FALLBACKS)
+        order = (served, *FALLBACK)
         models = self.store.models(domain.name, issue_time)
         models.sort(key=lambda name: order.index(name) if name in order else len(order))
         if not models:

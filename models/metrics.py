@@ -122,8 +122,8 @@ class Counts(Sums):
         return 2 * (a * d - b * c) / ((a + c) * (c + d) + (a + b) * (b + d))
 
     @property
-    def gss(self) -> Tensor:
-        """Gilbert skill score HSS / (2 - HSS): CSI beyond chance, -1/3 to 1."""
+    def ets(self) -> Tensor:
+        """Equitable threat score, also Gilbert skill score, HSS / (2 - HSS): CSI beyond chance, -1/3 to 1."""
         return self.hss / (2 - self.hss)
 
     @property

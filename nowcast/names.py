@@ -1,6 +1,13 @@
-"""Names of the forecasting networks, known without loading one, which takes seconds."""
+"""Names of methods and networks, known without loading one, which takes seconds."""
 
 from __future__ import annotations
+
+#: Methods that are no network, by the names they have in files, answers and settings: the gate, the newest
+#: frame as it is, the newest frame carried along its motion, and the latter losing its small scales.
+AUTO, PERSISTENCE, EXTRAPOLATION, SPROG = "auto", "persistence", "extrapolation", "sprog"
+
+#: Methods that stand in for one that fails, best first.
+FALLBACK = (EXTRAPOLATION, PERSISTENCE)
 
 #: Presets of the networks that forecast, as :mod:`models.registry` has them; a test compares.
 PRESETS = (

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from nowcast.archive.archive import Archive
-from nowcast.errors import WrongGrid
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import grid_of
 from nowcast.methods.answer import looking_back
@@ -18,8 +17,8 @@ from nowcast.methods.cube import load_cube
 from nowcast.methods.fallback import METHODS
 from nowcast.methods.gate import may_serve
 from nowcast.methods.shipped_scores import shipped_prior
-from nowcast.scores.scorebook import Key, ScoreBook
-from nowcast.scores.tally import WINDOWS_KM, Tally
+from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.tally import WINDOWS_KM, Tally, score_fields
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
 
@@ -75,8 +74,7 @@ class Rivals:
                 log.warning("%s %s: %s is not scored: %s", domain.name, issue_time.isoformat(), name, error)
                 return True
             for lead, tally in tallies.items():
-                key: Key = (name, lead * domain.step_minutes)
-                self._book.save(domain.name, wanted[lead], {key: tally})
+                self._book.save(domain.name, wanted[lead], {(name, lead * domain.step_minutes): tally})
         log.info("%s %s hindcast by %s scored: %d", domain.name, issue_time.isoformat(), name, len(tallies))
         return True
 
@@ -111,12 +109,11 @@ class Rivals:
         method, leads = METHODS[name](self._compute), max(wanted)
         forecast = secured(method.predict(cube, leads), cube, leads, lazy=False)
         empty = Tally(domain.thresholds_dbz, windows_km=WINDOWS_KM, cell_km=grid_of(cube).cell_km)
-        tallies = {}
-        for lead, field in enumerate(forecast.fields, start=1):
-            if lead in wanted:
-                truth = self._archive.load(domain.name, wanted[lead]).values
-                if field.shape != truth.shape:
-                    raise WrongGrid(f"expected a truth on {field.shape} cells, got {truth.shape}")
-                tallies[lead] = empty.blank()
-                tallies[lead].add(field, truth)
-        return tallies
+        return score_fields(
+            (
+                (lead, field, self._archive.load(domain.name, wanted[lead]).values)
+                for lead, field in enumerate(forecast.fields, start=1)
+                if lead in wanted
+            ),
+            empty,
+        )

@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 #: What a failing method raises: on purpose, from torch (no device memory, wrong shapes), from OpenCV.
 FAILURES = (NowcastError, RuntimeError, MemoryError, cv2.error)
 
-#: Methods that stand in for one that fails, best first.
-FALLBACK = ("extrapolation", "persistence")
-
 
 def excuse(name: str, error: BaseException) -> str:
     """Log why a method failed, and return it in words for everybody."""

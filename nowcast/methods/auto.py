@@ -17,11 +17,11 @@ from nowcast.compute import Compute
 from nowcast.errors import MissingExtra
 from nowcast.forecast.file import Method, Prediction
 from nowcast.frame.frame import to_datetime
-from nowcast.methods.attempt import FAILURES, FALLBACK, excuse, secured
+from nowcast.methods.attempt import FAILURES, excuse, secured
 from nowcast.methods.gate import PERIOD, Choices, Evidence, describe, evidence_of, review
 from nowcast.methods.shipped_scores import Prior
+from nowcast.names import AUTO, EXTRAPOLATION, FALLBACK
 from nowcast.scores.scorebook import ScoreBook
-from nowcast.scores.skillfile import EXTRAPOLATION
 
 Methods = Mapping[str, Callable[[Compute], Method]]
 
@@ -55,7 +55,7 @@ class Auto:
         version: Of the rules; a forecast names the versions of its parts.
     """
 
-    name = "auto"
+    name = AUTO
     version = "1"
 
     def __init__(self, methods: Methods, compute: Compute, prior: Prior) -> None:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from nowcast.forecast.file import Prediction
 from nowcast.motion.flow import FRAMES, Carrier, Trajectory, VectorField, motion_field
+from nowcast.names import EXTRAPOLATION, PERSISTENCE
 
 
 class Persistence:
     """The newest frame, unchanged at every lead: what every other method has to beat."""
 
-    name = "persistence"
+    name = PERSISTENCE
     version = "1"
 
     def predict(self, cube: xr.DataArray, leads: int) -> Prediction:
@@ -33,7 +34,7 @@ class Extrapolation:
     shows no motion: then the forecast is persistence, and says so.
     """
 
-    name = "extrapolation"
+    name = EXTRAPOLATION
     version = "1"
 
     def predict(self, cube: xr.DataArray, leads: int) -> Prediction:

@@ -13,12 +13,12 @@ import xarray as xr
 from nowcast.compute import Compute
 from nowcast.errors import MissingExtra, UnknownModel
 from nowcast.forecast.file import BatchMethod, Method, Prediction
-from nowcast.methods.attempt import FAILURES, FALLBACK, excuse, secured
+from nowcast.methods.attempt import FAILURES, excuse, secured
 from nowcast.methods.auto import Auto
 from nowcast.methods.extrapolation import Extrapolation, Persistence
 from nowcast.methods.shipped_scores import shipped_prior
 from nowcast.methods.sprog import SPROG
-from nowcast.names import NETWORKS
+from nowcast.names import AUTO, EXTRAPOLATION, FALLBACK, NETWORKS, PERSISTENCE
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ def _network(name: str, compute: Compute) -> Method:
 #: Every forecasting method by name, made with the means there are. Called for each forecast, so one that
 #: loads weights keeps them.
 METHODS: dict[str, Callable[[Compute], Method]] = {
-    "auto": lambda compute: Auto(METHODS, compute, shipped_prior()),
-    "persistence": lambda compute: Persistence(),
-    "extrapolation": lambda compute: Extrapolation(),
-    "sprog": lambda compute: SPROG(),
+    AUTO: lambda compute: Auto(METHODS, compute, shipped_prior()),
+    PERSISTENCE: lambda compute: Persistence(),
+    EXTRAPOLATION: lambda compute: Extrapolation(),
+    SPROG.name: lambda compute: SPROG(),
     **{name: partial(_network, name) for name in NETWORKS},
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from nowcast import names
 from nowcast.forecast.file import Prediction
 from nowcast.frame.units import NO_ECHO_DBZ
 from nowcast.methods.extrapolation import Persistence
@@ -58,7 +59,7 @@ class SPROG:
         Pulkkinen et al. (2019), Pysteps, doi:10.5194/gmd-12-4185-2019.
     """
 
-    name = "sprog"
+    name = names.SPROG
     version = "1"
 
     def predict(self, cube: xr.DataArray, leads: int) -> Prediction:

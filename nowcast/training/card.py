@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nowcast.methods.networks.checkpoint import Card
-from nowcast.scores.skillfile import EXTRAPOLATION, PERSISTENCE, Skill, entries, mean_csi, pooled
+from nowcast.names import EXTRAPOLATION, PERSISTENCE
+from nowcast.scores.skillfile import Skill, entries, mean_csi, pooled
 
 #: What of a plan the card tells, in this order.
 TOLD = ("batch", "accumulate", "devices", "crop", "precision", "seed", "patience", "checks")

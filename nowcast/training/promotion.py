@@ -12,8 +12,9 @@ from nowcast.disk import files
 from nowcast.errors import InputError, NotFound, StorageError, WeightsError
 from nowcast.methods.networks.loading import verified
 from nowcast.methods.networks.versions import Change, Shelf, hash_of, trail, version_name
+from nowcast.names import EXTRAPOLATION
 from nowcast.scores.bootstrap import compare
-from nowcast.scores.skillfile import EXTRAPOLATION, SKILL_FILE, Skill, beside, read_skill, write_skill
+from nowcast.scores.skillfile import SKILL_FILE, Skill, beside, read_skill, write_skill
 
 
 @dataclass(frozen=True)

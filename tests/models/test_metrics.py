@@ -14,7 +14,7 @@ from models.parts.losses import Balance, balanced_mae, balanced_mse
 from nowcast.scores.tally import Tally
 
 THRESHOLDS = (0.25, 0.5, 0.75)
-RATIOS = ("csi", "far", "pod", "bias", "hss", "gss", "cor_bin")
+RATIOS = ("csi", "far", "pod", "bias", "hss", "ets", "cor_bin")
 
 
 def row(*values):
@@ -47,7 +47,7 @@ def test_counts_and_ratios_of_a_case_done_by_hand():
     hss = 2 * (2 * 3 - 1 * 1) / (3 * 4 + 3 * 4)
     assert counts.hss.item() == pytest.approx(hss)
     chance = 3 * 3 / 7
-    assert counts.gss.item() == pytest.approx((2 - chance) / (4 - chance))
+    assert counts.ets.item() == pytest.approx((2 - chance) / (4 - chance))
     assert counts.cor_bin.item() == pytest.approx(2 / 3)
 
 
