@@ -7,6 +7,7 @@ from functools import partial
 
 from api.schemas import InputFrame, LeadScore, RecentScores, Record, ZRelation
 from api.service import Pooled, Service, StoredForecast
+from nowcast.scores.table import recorded_scores
 
 #: Period of recent scores.
 RECENT = timedelta(hours=24)
@@ -55,10 +56,8 @@ def _recent(stored: StoredForecast, pooled: Pooled) -> RecentScores:
         LeadScore(
             lead_minutes=lead,
             threshold_dbz=row["threshold_dbz"],
-            csi=_rounded(row["csi"]),
-            far=_rounded(row["far"]),
-            pod=_rounded(row["pod"]),
             forecasts=row["forecasts"],
+            **{score.name: _rounded(row[score.name]) for score in recorded_scores()},
         )
         for lead in stored.lead_minutes
         if (record.model, lead) in pooled

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from nowcast.scores.table import Score, event_scores, field_scores, recorded_scores, window_scores
 
 #: Example values, one story throughout: a Finnish composite on a showery day.
 _ISSUE = "2026-11-21T07:10:00Z"
@@ -218,14 +221,33 @@ class Observation(Document):
     map: str
 
 
-class LeadScore(Document):
-    """How forecasts of this method did lately at one lead time and threshold."""
+D = TypeVar("D", bound=Document)
+
+
+def with_scores(scores: Iterable[Score]) -> Callable[[type[D]], type[D]]:
+    """Return a decorator that gives a document one field for each score, after those it has."""
+    fields: dict[str, Any] = {score.name: (Ratio, Field(description=str(score))) for score in scores}
+
+    def add(document: type[D]) -> type[D]:
+        return create_model(
+            document.__name__, __base__=document, __module__=document.__module__, __doc__=document.__doc__,
+            **fields,
+        )  # fmt: skip
+
+    return add
+
+
+@with_scores(recorded_scores())
+class _RecentRow(Document):
+    """One lead time and threshold."""
 
     lead_minutes: LeadMinutes
     threshold_dbz: Annotated[float, Field(examples=[20.0])]
-    csi: Ratio = Field(description="Critical success index, 0 to 1")
-    far: Ratio = Field(description="False alarm ratio, 0 to 1, smaller is better")
-    pod: Ratio = Field(description="Probability of detection, 0 to 1")
+
+
+class LeadScore(_RecentRow):
+    """How forecasts of this method did lately at one lead time and threshold."""
+
     forecasts: Annotated[int, Field(description="Forecasts behind these scores", examples=[288])]
 
 
@@ -382,15 +404,37 @@ class PointForecast(Document):
     forecast: Record
 
 
-class Fss(Document):
-    """Fractions skill score in a square window."""
+@with_scores(window_scores())
+class WindowRow(Document):
+    """Scores in a square window."""
 
     window_km: float
-    fss: Ratio
 
 
-class VerificationRow(Document):
-    """Scores of one method at one lead time and threshold, from counts pooled over all forecasts."""
+class ScoreEntry(Document):
+    """What a score is and how to read it."""
+
+    name: Annotated[str, Field(description="Its key in a row", examples=["csi"])]
+    label: Annotated[str, Field(examples=["CSI"])]
+    long_name: Annotated[str, Field(examples=["critical success index"])]
+    formula: Annotated[
+        str,
+        Field(
+            description="With a hits, b false alarms, c misses, d correct negatives, n of all, "
+            "H = a / (a + c), F = b / (b + d), f and o forecast and truth",
+            examples=["a / (a + b + c)"],
+        ),
+    ]
+    low: float = Field(description="Least value")
+    high: float | None = Field(description="Largest value; null if there is none")
+    perfect: float = Field(description="Value of a perfect forecast")
+    better: Literal["larger", "smaller", "nearer"] = Field(description="`nearer`: to the perfect value")
+    page: bool = Field(description="Whether the web page offers it")
+
+
+@with_scores([*event_scores(), *field_scores()])
+class _CountedRow(Document):
+    """Counts of one method at one lead time and threshold."""
 
     model: Annotated[str, Field(examples=["extrapolation"])]
     lead_minutes: LeadMinutes
@@ -399,13 +443,15 @@ class VerificationRow(Document):
     misses: int
     false_alarms: int
     correct_negatives: int
-    csi: Ratio = Field(description="Critical success index, 0 to 1")
-    far: Ratio = Field(description="False alarm ratio, 0 to 1")
-    pod: Ratio = Field(description="Probability of detection, 0 to 1")
-    bias: Ratio = Field(description="Frequency bias; 1 where as much is forecast as observed")
-    hss: Ratio = Field(description="Heidke skill score, -1 to 1")
-    fss: list[Fss] = Field(description="Fractions skill score by window")
-    mae_dbz: Ratio = Field(description="Mean absolute error [dBZ] at this lead, whatever the threshold")
+
+
+class VerificationRow(_CountedRow):
+    """Scores of one method at one lead time and threshold, from counts pooled over all forecasts.
+
+    Scores of whole fields are those of the lead, whatever the threshold.
+    """
+
+    fss: list[WindowRow] = Field(description="Scores in windows, the narrowest first")
     forecasts: int = Field(description="Forecasts counted")
 
 
@@ -422,4 +468,5 @@ class Verification(Document):
             "a pixel counts where the truth is observed; a forecast pixel without a value counts as no echo"
         ],
     )
+    scores: list[ScoreEntry] = Field(description="The scores there are, in the order to show them")
     rows: list[VerificationRow]

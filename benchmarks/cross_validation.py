@@ -29,7 +29,8 @@ from nowcast.methods.networks.checkpoint import load, save
 from nowcast.methods.networks.exceedance import ExceedanceNetwork, Probable
 from nowcast.methods.networks.loading import network
 from nowcast.methods.shipped_scores import PRIOR_FILE, Prior, write_prior
-from nowcast.scores.skillfile import JUDGED_DBZ
+from nowcast.names import EXTRAPOLATION, SPROG
+from nowcast.scores.judged import JUDGED_DBZ, csi_of
 from nowcast.scores.tally import contingency_counts
 from nowcast.training.plan import Plan
 from nowcast.training.run import train
@@ -142,7 +143,7 @@ def chosen(by_event: Mapping[str, Counts], slots: int, slot_minutes: float) -> N
 
 def _best(having: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
     """Return the best trust and factor, given counts ``(1 + trust x factor, 3)``."""
-    csi = np.stack([counts[:, 0] / counts.sum(1) for counts in having])
+    csi = csi_of(np.stack(having)[..., None])[..., 0]
     gain = (csi[:, 1:] / np.maximum(csi[:, :1], 1e-3)).mean(0)
     bias = np.stack([(counts[1:, 0] + counts[1:, 2]) / counts[0, :2].sum() for counts in having]).max(0)
     trusts, factors = (each.ravel() for each in np.meshgrid(TRUSTS, FACTORS, indexing="ij"))
@@ -178,8 +179,8 @@ def prior_of(by_event: Mapping[str, Counts], table: NDArray[np.float32], slot_mi
             slot, lead = round(minutes / slot_minutes) - 1, round(minutes)
             served = [_row(*table[:, slot, k].tolist()) for k in range(len(JUDGED_DBZ))]
             scored = {
-                "extrapolation": rows[0],
-                "sprog": rows[_row(0.0, 1.0)],
+                EXTRAPOLATION: rows[0],
+                SPROG: rows[_row(0.0, 1.0)],
                 "exceedance": rows[served, :, range(len(JUDGED_DBZ))].T,
             }
             for name, three in scored.items():

@@ -26,8 +26,9 @@ from models.scs.network import SCSConfig
 from models.stmoe.network import STMoEConfig
 from nowcast.archive.events import Event
 from nowcast.disk import files
+from nowcast.names import EXTRAPOLATION
 from nowcast.scores.bootstrap import BLOCK
-from nowcast.scores.skillfile import JUDGED_DBZ
+from nowcast.scores.judged import JUDGED_DBZ
 from nowcast.training.data import DRY_SHARE
 from nowcast.training.module import Recipe
 from nowcast.training.plan import RECIPES
@@ -42,10 +43,8 @@ SHAPE = Shape()
 #: Time between frames [min]: an event's own step, no other is used.
 STEP_MINUTES = 5
 
-#: The variant that is not trained: the newest frame where the motion carries it.
-EXTRAPOLATION = "extrapolation"
-
-#: The variants that are trained, by name.
+#: The variants that are trained, by name; :data:`EXTRAPOLATION` is not, it is the newest frame where the
+#: motion carries it.
 VARIANTS: dict[str, Any] = {
     "SCS": SCSConfig(layers=6, channels=24),
     "ConvLSTM": ConvLSTMConfig(hidden=(24,) * 6),

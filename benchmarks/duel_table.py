@@ -10,11 +10,11 @@ from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.duel_pieces import EXTRAPOLATION, SHAPE, STEP_MINUTES, Piece, Terms
-from nowcast.scores.bootstrap import CONFIDENCE, interval, mean_csi_of, resampled, student_quantile
-from nowcast.scores.skillfile import JUDGED_DBZ
+from benchmarks.duel_pieces import SHAPE, STEP_MINUTES, Piece, Terms
+from nowcast.names import EXTRAPOLATION
+from nowcast.scores.bootstrap import CONFIDENCE, interval, resampled, student_quantile
+from nowcast.scores.judged import JUDGED_DBZ, csi_of, mean_csi_of
 
 #: Columns of a line of text.
 WIDTH = 120
@@ -133,14 +133,7 @@ def difference(better: Sequence[float], worse: Sequence[float]) -> Difference:
 
 def mean_csi(piece: Piece) -> float:
     """Return the mean CSI over leads and thresholds, 0 to 1."""
-    return float(mean_csi_of(piece.counts.sum(axis=0)[None, :, None].astype(np.float64))[0, 0])
-
-
-def csi_of(piece: Piece) -> NDArray[np.float64]:
-    """Return the CSI ``(lead, threshold)`` of all squares together, NaN where there is nothing to count."""
-    hits, misses, false_alarms = np.moveaxis(piece.counts.sum(axis=0), 1, 0)
-    seen = hits + misses + false_alarms
-    return np.where(seen > 0, hits / np.maximum(seen, 1), np.nan)
+    return float(mean_csi_of(piece.counts.sum(axis=0)))
 
 
 def over_hours(first: Sequence[Piece], second: Sequence[Piece]) -> tuple[float, float]:
@@ -148,7 +141,7 @@ def over_hours(first: Sequence[Piece], second: Sequence[Piece]) -> tuple[float, 
 
     Counts of all seeds are added; blocks of about an hour are resampled for both variants together.
     """
-    sums = np.stack([sum(one.counts for one in pieces) for pieces in (first, second)], axis=2)
+    sums = np.stack([sum(one.counts for one in pieces) for pieces in (first, second)], axis=1)
     return interval(resampled(sums.astype(np.float64)), len(sums))
 
 
@@ -261,7 +254,7 @@ def _section(
     yield "|---" * (1 + len(leads)) + "|"
     for column, threshold in enumerate(JUDGED_DBZ):
         for pieces in sides:
-            by_lead = np.mean([csi_of(one)[:, column] for one in pieces], axis=0)
+            by_lead = np.mean([csi_of(one.counts.sum(axis=0))[:, column] for one in pieces], axis=0)
             row = " | ".join(f"{one:.3f}" for one in by_lead)
             yield f"| {threshold:g} dBZ, {pieces[0].variant} | {row} |"
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,13 @@ from nowcast.frame.frame import normalise
 from nowcast.frame.units import NO_ECHO_DBZ, ZR
 from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.extrapolation import Extrapolation, Persistence
+from nowcast.names import EXTRAPOLATION, PERSISTENCE
 from nowcast.readers import read
+from nowcast.scores.tally import Tally, score_fields
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 THRESHOLDS_DBZ = (20.0, 30.0, 35.0)
+EMPTY = Tally(THRESHOLDS_DBZ)
 HISTORY = 4
 LEADS = 12
 
@@ -106,28 +109,18 @@ def pysteps_dbz(cube: Cube) -> list[Array]:
 
 
 METHODS: dict[str, Forecaster] = {
-    "extrapolation": ours,
+    EXTRAPOLATION: ours,
     "pysteps rain rate": pysteps_rain_rate,
     "pysteps dBZ": pysteps_dbz,
-    "persistence": persistence,
+    PERSISTENCE: persistence,
 }
-
-
-def contingency(forecast: Array, truth: Array) -> NDArray[np.int64]:
-    """Return hits, misses and false alarms ``(threshold, 3)``."""
-    forecast, truth = forecast[~np.isnan(truth)], truth[~np.isnan(truth)]
-    table = []
-    for threshold in THRESHOLDS_DBZ:
-        said, came = forecast >= threshold, truth >= threshold
-        table.append([np.sum(said & came), np.sum(~said & came), np.sum(said & ~came)])
-    return np.array(table, dtype=np.int64)
 
 
 def measure(event: Event, every: int) -> dict[str, Any]:
     """Return CSI ``{method: (lead, threshold)}`` and the median seconds of each method on one event."""
     frames = event.frames()
     scored = [minutes // event.step_minutes for minutes in event.scored_minutes]
-    counts = {name: np.zeros((len(scored), len(THRESHOLDS_DBZ), 3), np.int64) for name in METHODS}
+    sums: dict[str, dict[int, Tally]] = {name: {} for name in METHODS}
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     issues = range(HISTORY - 1, len(frames) - LEADS, every)
     for number, newest in enumerate(issues, start=1):
@@ -135,31 +128,36 @@ def measure(event: Event, every: int) -> dict[str, Any]:
         cube = build_cube(
             frames[newest - HISTORY + 1 : newest + 1], step_minutes=event.step_minutes, history=HISTORY
         )
+        truths = {lead: frames[newest + lead].values for lead in scored}
         for name, forecaster in METHODS.items():
             begun = time.perf_counter()
             with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # not ours to silence one by one
                 fields = forecaster(cube)
             seconds[name].append(time.perf_counter() - begun)
-            for k, lead in enumerate(scored):
-                counts[name][k] += contingency(fields[lead - 1], frames[newest + lead].values)
+            sums[name] = pooled(sums[name], fields, truths)
     print(file=sys.stderr)
     return {
         "event": event.name,
         "grid": list(frames[0].shape),
         "issue_times": len(issues),
         "minutes": event.scored_minutes,
-        "csi": {name: csi(table) for name, table in counts.items()},
+        "csi": {name: table(by_lead, "csi", 4) for name, by_lead in sums.items()},
         "seconds": {name: float(np.median(taken)) for name, taken in seconds.items()},
     }
 
 
-def csi(table: NDArray[np.int64]) -> list[list[float | None]]:
-    """Return hits / (hits + misses + false alarms), ``None`` where that is undefined."""
-    total = table.sum(-1)
+def pooled(sums: dict[int, Tally], fields: Sequence[Array], truths: Mapping[int, Array]) -> dict[int, Tally]:
+    """Return sums by lead with those of one forecast added, which has all leads from 1."""
+    scored = score_fields(((lead, fields[lead - 1], truth) for lead, truth in truths.items()), EMPTY)
+    return {lead: sums[lead] + tally if lead in sums else tally for lead, tally in scored.items()}
+
+
+def table(sums: Mapping[int, Tally], name: str, digits: int) -> list[list[float | None]]:
+    """Return a score of events ``(lead, threshold)``, ``None`` where it is undefined."""
     return [
-        [round(int(hits) / int(n), 4) if n else None for hits, n in zip(row, totals, strict=True)]
-        for row, totals in zip(table[..., 0], total, strict=True)
+        [None if row[name] is None else round(row[name], digits) for row in tally.rows()]
+        for tally in sums.values()
     ]
 
 
@@ -210,7 +208,7 @@ def show_event(result: dict[str, Any]) -> bool:
             )
             ratio = f"{values[0] / peer:.3f}" if peer else "-"
             print(f"{minutes:>4}min{threshold:>5g}{cells}{ratio:>11} {'pass' if passed else 'FAIL'}")
-    share = seconds["extrapolation"] / min(seconds[name] for name in peers)
+    share = seconds[EXTRAPOLATION] / min(seconds[name] for name in peers)
     passed = share <= TIME_SHARE
     cells = "".join(f"{seconds[name]:>17.3f} s" for name in METHODS)
     print(f"{'median':>12}{cells}{f'1/{1 / share:.0f}':>11} {'pass' if passed else 'FAIL'}", flush=True)

@@ -28,21 +28,21 @@ from nowcast.disk import files
 from nowcast.errors import NotEnoughFrames, NowcastError, WrongInterval
 from nowcast.methods.networks.versions import CONFIG_FILE, SHIPPED, current_of
 from nowcast.methods.registry import METHODS
-from nowcast.names import NETWORKS
+from nowcast.names import AUTO, EXTRAPOLATION, NETWORKS, PERSISTENCE, SPROG
 from nowcast.scores.skillfile import pooled
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "val"
 
 #: The method that chooses, and those it has to be better than: what it chooses among, as far as that has no
 #: weights, and the independent implementation of the same.
-GATE = "auto"
-REFERENCES = (("extrapolation", "sprog"), ("extrapolation", "pysteps_extrapolation", "pysteps_sprog"))
+GATE = AUTO
+REFERENCES = ((EXTRAPOLATION, SPROG), (EXTRAPOLATION, "pysteps_extrapolation", "pysteps_sprog"))
 
 #: Columns the tables need: a narrower terminal breaks lines, which is better than numbers cut off.
 WIDTH = 150
 
 #: Methods without weights of their own, quick ones first; what is not there is passed over.
-PLAIN = ("persistence", "extrapolation", "sprog", *PYSTEPS)
+PLAIN = (PERSISTENCE, EXTRAPOLATION, SPROG, *PYSTEPS)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from nowcast.methods.method import Method
 from nowcast.methods.registry import METHODS
 from nowcast.methods.shipped_scores import PRIOR_FILE, shipped_prior
 from nowcast.readers.listing import FrameList
-from nowcast.scores.skillfile import JUDGED_DBZ
+from nowcast.scores.judged import JUDGED_DBZ
 from nowcast.scores.tally import WINDOWS_KM, Tally
 
 CACHE = Path(".skill")

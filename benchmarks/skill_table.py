@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nowcast.scores.skillfile import Scored, pooled
+from nowcast.scores.table import EventScore, event_scores
 from nowcast.scores.tally import Tally
 
 #: Leads [min] of the tables, and of those that show several scores.
@@ -92,7 +93,7 @@ def sections(results: Sequence[Result]) -> Iterator[Section]:
 
 def _csi(by_lead: dict[str, ByLead], threshold: float) -> Section:
     rows = [
-        [name, *(_score(tallies, lead, _ratio("csi", threshold)) for lead in LEADS)]
+        [name, *(_score(tallies, lead, _csi_at(threshold)) for lead in LEADS)]
         for name, tallies in by_lead.items()
     ]
     return Section(
@@ -106,7 +107,11 @@ def _other_scores(by_lead: dict[str, ByLead], threshold: float, windows_km: Sequ
     def fss(window: float) -> Callable[[Tally], float | None]:
         return lambda tally: tally.fss(threshold, window)
 
-    scores = {name: _ratio(name.lower(), threshold) for name in ("FAR", "POD", "bias")}
+    scores = {
+        score.label: _ratio(score, threshold)
+        for score in event_scores()
+        if score.page and score.name != "csi"  # which has a table of its own
+    }
     scores |= {f"FSS {window:g} km": fss(window) for window in windows_km}
     rows = [
         (name, *(_several(tallies, score) for score in scores.values())) for name, tallies in by_lead.items()
@@ -136,7 +141,7 @@ def _event_csi(event: str, by_lead: dict[str, ByLead]) -> Section:
     thresholds = next(iter(next(iter(by_lead.values())).values())).thresholds_dbz
     columns = [(threshold, lead) for threshold in thresholds for lead in FEW_LEADS]
     rows = [
-        [name, *(_score(tallies, lead, _ratio("csi", threshold)) for threshold, lead in columns)]
+        [name, *(_score(tallies, lead, _csi_at(threshold)) for threshold, lead in columns)]
         for name, tallies in by_lead.items()
     ]
     return Section(
@@ -169,8 +174,12 @@ def _short(version: str) -> str:
     return re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]+", r"\1", version)
 
 
-def _ratio(name: str, threshold: float) -> Callable[[Tally], float | None]:
-    return lambda tally: getattr(tally.contingency(threshold), name)
+def _ratio(score: EventScore, threshold: float) -> Callable[[Tally], float | None]:
+    return lambda tally: score.of(tally.contingency(threshold))
+
+
+def _csi_at(threshold: float) -> Callable[[Tally], float | None]:
+    return lambda tally: tally.contingency(threshold).csi
 
 
 def _score(tallies: ByLead, lead: int, score: Callable[[Tally], float | None], *, digits: int = 3) -> str:
@@ -238,7 +247,7 @@ def figures(results: Sequence[Result]) -> dict[str, Any]:
             "fell_short": dict(result.notes or {}),
             "leads": {
                 lead: {
-                    "rows": tally.rows(), "mae_dbz": tally.mae(),
+                    "rows": tally.rows(), **tally.field_row(),
                     "fss": {
                         f"{threshold:g} dBZ": {f"{w:g} km": tally.fss(threshold, w) for w in tally.windows_km}
                         for threshold in tally.thresholds_dbz

@@ -38,8 +38,8 @@ from benchmarks.extrapolation import (
     THRESHOLDS_DBZ,
     TIME_SHARE,
     Event,
-    contingency,
-    csi,
+    pooled,
+    table,
 )
 from benchmarks.machine import machine
 from benchmarks.pysteps_methods import ORDER, RAIN_DBZ, ZERO_DBZ, PystepsSprog
@@ -48,6 +48,8 @@ from nowcast.methods.extrapolation import Extrapolation
 from nowcast.methods.method import Method
 from nowcast.methods.sprog import SPROG
 from nowcast.motion.flow import motion_field
+from nowcast.names import EXTRAPOLATION
+from nowcast.scores.tally import Tally
 
 SCORED_MINUTES = (10, 30, 60)
 EVENTS = (
@@ -88,7 +90,7 @@ def pysteps_on_our_motion(cube: Cube, leads: int) -> list[Array]:
     return list(fields)
 
 
-OURS, USED, SAME_MOTION = "sprog", "pysteps", "pysteps, our motion"
+OURS, USED, SAME_MOTION = SPROG.name, "pysteps", "pysteps, our motion"
 
 
 def forecasters() -> dict[str, Forecaster]:
@@ -96,26 +98,26 @@ def forecasters() -> dict[str, Forecaster]:
     known: dict[str, Forecaster] = {OURS: by(SPROG())}
     if find_spec("pysteps"):
         known |= {USED: by(PystepsSprog()), SAME_MOTION: pysteps_on_our_motion}
-    return known | {"extrapolation": by(Extrapolation())}
+    return known | {EXTRAPOLATION: by(Extrapolation())}
 
 
 def measure(event: Event, issues: int) -> dict[str, Any]:
     """Return CSI, frequency bias ``{method: (lead, threshold)}`` and seconds of each method on one event."""
     frames, methods = event.frames(), forecasters()
     scored = [minutes // event.step_minutes for minutes in event.scored_minutes]
-    counts = {name: np.zeros((len(scored), len(THRESHOLDS_DBZ), 3), np.int64) for name in methods}
+    sums: dict[str, dict[int, Tally]] = {name: {} for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     spread = np.linspace(HISTORY - 1, len(frames) - 1 - scored[-1], issues).astype(int)
     for number, newest in enumerate(spread, start=1):
         print(f"\r{event.name}: issue time {number} of {issues}", end="", file=sys.stderr, flush=True)
         history = frames[newest - HISTORY + 1 : newest + 1]
         cube = build_cube(history, step_minutes=event.step_minutes, history=HISTORY)
+        truths = {lead: frames[newest + lead].values for lead in scored}
         for name, forecaster in methods.items():
             begun = time.perf_counter()
             fields = forecaster(cube, scored[-1])
             seconds[name].append(time.perf_counter() - begun)
-            for k, lead in enumerate(scored):
-                counts[name][k] += contingency(fields[lead - 1], frames[newest + lead].values)
+            sums[name] = pooled(sums[name], fields, truths)
     print(file=sys.stderr)
     return {
         "event": event.name,
@@ -123,20 +125,11 @@ def measure(event: Event, issues: int) -> dict[str, Any]:
         "leads": scored[-1],
         "issue_times": issues,
         "minutes": event.scored_minutes,
-        "csi": {name: csi(table) for name, table in counts.items()},
-        "hits": {name: table[..., 0].tolist() for name, table in counts.items()},
-        "bias": {name: bias(table) for name, table in counts.items()},
+        "csi": {name: table(by_lead, "csi", 4) for name, by_lead in sums.items()},
+        "hits": {name: table(by_lead, "hits", 0) for name, by_lead in sums.items()},
+        "bias": {name: table(by_lead, "bias", 3) for name, by_lead in sums.items()},
         "seconds": {name: float(np.median(taken)) for name, taken in seconds.items()},
     }
-
-
-def bias(table: NDArray[np.int64]) -> list[list[float | None]]:
-    """Return (hits + false alarms) / (hits + misses), ``None`` where that is undefined."""
-    came, said = table[..., 0] + table[..., 1], table[..., 0] + table[..., 2]
-    return [
-        [round(float(s / c), 3) if c else None for s, c in zip(*rows, strict=True)]
-        for rows in zip(said, came, strict=True)
-    ]
 
 
 def show_event(result: dict[str, Any]) -> bool:

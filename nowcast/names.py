@@ -1,9 +1,10 @@
-"""Names that many must know and whose owners are too heavy to import."""
+"""Names of methods and networks, known without loading one, which takes seconds."""
 
 from __future__ import annotations
 
-#: Methods that every other one is measured against, and that stand in for it.
-PERSISTENCE, EXTRAPOLATION = "persistence", "extrapolation"
+#: Methods that are no network, by the names they have in files, answers and settings: the gate, the newest
+#: frame as it is, the newest frame carried along its motion, and the latter losing its small scales.
+AUTO, PERSISTENCE, EXTRAPOLATION, SPROG = "auto", "persistence", "extrapolation", "sprog"
 
 #: Methods that stand in for one that fails, best first.
 FALLBACK = (EXTRAPOLATION, PERSISTENCE)

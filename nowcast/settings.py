@@ -17,6 +17,7 @@ from nowcast.errors import SettingsError, UnknownDomain, UnreadableFile
 from nowcast.frame.domain import Domain
 from nowcast.frame.grid import Grid
 from nowcast.frame.units import MAX_DBZ, NO_ECHO_DBZ, ZR
+from nowcast.names import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class DomainTable(_Table):
     grid: GridTable | None = None
     reproject: bool = False
     max_dbz: Annotated[float, Field(ge=40, le=100)] = MAX_DBZ
-    model: str = "auto"
+    model: str = AUTO
     future_minutes: Annotated[int, Field(ge=0, le=1440)] = 10
     backfill_minutes: Annotated[int, Field(ge=1, le=10_080)] = 180
 

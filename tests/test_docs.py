@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from nowcast.scores.table import SCORES, recorded_scores
 from nowcast.settings import DomainTable, GridTable, Settings
 from nowcast.telemetry import Telemetry
 
@@ -105,6 +106,18 @@ def test_every_metric_is_documented_with_its_labels_and_no_other(operations: str
         for metric in metrics
         if hasattr(metric, "_labelnames")
     }
+
+
+def test_every_score_is_documented_as_it_is_made() -> None:
+    api = (PROJECT / "docs" / "api.md").read_text()
+    assert table_rows(api, "Verification") == {
+        score.name: [f"{score.long_name}: {score.formula}", score.span, score.better] for score in SCORES
+    }
+
+
+def test_every_exported_score_is_documented(operations: str) -> None:
+    (row,) = re.findall(r"^\| `nowcast_skill\{.*$", operations, re.M)
+    assert re.findall(r"`(\w+)`", row) == [score.name for score in recorded_scores()]
 
 
 def test_every_outcome_of_a_frame_is_documented(operations: str) -> None:

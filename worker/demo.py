@@ -13,14 +13,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nowcast.errors import NowcastError
+from nowcast.names import AUTO, PERSISTENCE
 from nowcast.settings import Settings, load_settings
 from nowcast.simulation import Storm
 from nowcast.simulation.odim_writer import write_odim
-from worker.cli.commands import score_table
+from worker.cli.tables import score_table
 from worker.loop import stop_on_signals
 from worker.up import Service, free_ports
 
@@ -151,10 +153,10 @@ def _once(settings: Settings, console: Console, stop: threading.Event) -> None:
 
     def is_complete(answer: Any) -> bool:
         counts = {(row["model"], row["lead_minutes"]): row["forecasts"] for row in answer["rows"]}
-        return bool(counts.get(("auto", ONCE_LEADS * 5), 0) >= expected)
+        return bool(counts.get((AUTO, ONCE_LEADS * 5), 0) >= expected)
 
     scores = client.wait(f"/v1/domains/{DOMAIN}/verification", is_complete, "the scores")
-    console.print(score_table(scores["rows"], ("persistence", "auto")))
+    typer.echo(score_table(scores["rows"], (PERSISTENCE, AUTO), ("csi",)))
 
 
 def _live(settings: Settings, console: Console, stop: threading.Event) -> None:

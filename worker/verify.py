@@ -8,15 +8,20 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nowcast.archive.archive import Archive
-from nowcast.errors import NowcastError, WrongGrid
+from nowcast.errors import NowcastError
 from nowcast.forecast.store import ForecastStore, read_lead
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import grid_of
 from nowcast.hindcast.rivals import Rivals
-from nowcast.methods.extrapolation import Persistence
+from nowcast.names import PERSISTENCE
 from nowcast.scores.scorebook import ScoreBook
-from nowcast.scores.tally import WINDOWS_KM, Tally
+from nowcast.scores.scorefile import ModelLead
+from nowcast.scores.table import recorded_scores
+from nowcast.scores.tally import WINDOWS_KM, Tally, score_fields
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
 from worker.bus import FRAMES, Consumer, Message
@@ -40,9 +45,6 @@ TIDY_SECONDS = 3600.0
 
 #: How often [s] hindcasts of the gate's candidates are looked for, when there is nothing else to do.
 RIVALS_SECONDS = 60.0
-
-#: A score: the method's name and the lead time in minutes.
-Key = tuple[str, int]
 
 
 class Verify:
@@ -70,22 +72,25 @@ class Verify:
             return False
         with self._telemetry.timed("verify", domain.name):
             truth = self._archive.load(domain.name, valid_time)
-            grid = grid_of(truth)
-            tallies: dict[Key, Tally] = {}
-            for (model, lead_minutes), issue_time in wanted.items():
-                tally = Tally(domain.thresholds_dbz, windows_km=WINDOWS_KM, cell_km=grid.cell_km)
-                if model == Persistence.name:
-                    field = self._archive.load(domain.name, issue_time).values
-                else:
-                    path = self._store.path(domain.name, issue_time, model)
-                    field = read_lead(path, lead_minutes // domain.step_minutes - 1)
-                if field.shape != truth.shape:
-                    raise WrongGrid(f"expected a forecast on {truth.shape} cells, got {field.shape}")
-                tally.add(field, truth.values)
-                tallies[model, lead_minutes] = tally
+            empty = Tally(domain.thresholds_dbz, windows_km=WINDOWS_KM, cell_km=grid_of(truth).cell_km)
+            fields = (
+                ((model, lead_minutes), self._field(domain, issue_time, model, lead_minutes), truth.values)
+                for (model, lead_minutes), issue_time in wanted.items()
+            )
+            tallies = score_fields(fields, empty)
             self._book.save(domain.name, valid_time, tallies)
         log.info("%s %s scored: %d", domain.name, f"{valid_time:%Y-%m-%dT%H:%M:%SZ}", len(tallies))
         return True
+
+    def _field(
+        self, domain: Domain, issue_time: datetime, model: str, lead_minutes: int
+    ) -> NDArray[np.float32]:
+        """Return a forecast field ``(y, x)`` [dBZ]; that of persistence is the frame of its issue time."""
+        if model == PERSISTENCE:
+            frame: NDArray[np.float32] = self._archive.load(domain.name, issue_time).values
+            return frame
+        path = self._store.path(domain.name, issue_time, model)
+        return read_lead(path, lead_minutes // domain.step_minutes - 1)
 
     def score_issue(self, domain: Domain, issue_time: datetime) -> None:
         """Score a forecast whose truth was there before it."""
@@ -122,8 +127,9 @@ class Verify:
         for (model, lead_minutes), tally in pooled.items():
             for threshold in tally.thresholds_dbz:
                 counts = tally.contingency(threshold)
-                for name, value in (("csi", counts.csi), ("far", counts.far), ("pod", counts.pod)):
-                    labels = (domain.name, model, name, f"{threshold:g}", f"{lead_minutes:g}")
+                for score in recorded_scores():
+                    value = score.of(counts)
+                    labels = (domain.name, model, score.name, f"{threshold:g}", f"{lead_minutes:g}")
                     self._telemetry.skill.labels(*labels).set(float("nan") if value is None else value)
 
     def tidy(self) -> None:
@@ -143,14 +149,16 @@ class Verify:
             if self._settings.keep_days:
                 self._store.prune(name, older_than=now - timedelta(days=self._settings.keep_days))
 
-    def _scorable(self, domain: Domain, valid_time: datetime) -> Iterator[tuple[Key, datetime]]:
-        for lead in range(1, domain.leads + 1):
-            lead_minutes = lead * domain.step_minutes
-            issue_time = valid_time - timedelta(minutes=lead_minutes)
+    def _scorable(self, domain: Domain, valid_time: datetime) -> Iterator[tuple[ModelLead, datetime]]:
+        """Yield method, lead [minutes] and issue time of each forecast of a valid time."""
+        leads = [lead * domain.step_minutes for lead in range(1, domain.leads + 1)]
+        issue_times = {minutes: valid_time - timedelta(minutes=minutes) for minutes in leads}
+        stored = self._store.models_of(domain.name, issue_times.values())
+        for lead_minutes, issue_time in issue_times.items():
             if self._archive.has(domain.name, issue_time):
-                yield (Persistence.name, lead_minutes), issue_time
-            for model in self._store.models(domain.name, issue_time):
-                if model != Persistence.name:
+                yield (PERSISTENCE, lead_minutes), issue_time
+            for model in stored[issue_time]:
+                if model != PERSISTENCE:
                     yield (model, lead_minutes), issue_time
 
 

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from api.parameters import End, Start, period
 from api.record import RECENT
 from api.responses import document
-from api.schemas import Fss, Verification, VerificationRow, ZRelation
+from api.schemas import ScoreEntry, Verification, VerificationRow, WindowRow, ZRelation
 from api.service import Pooled, TheDomain, TheService
+from nowcast.scores import table
 from nowcast.scores.tally import Tally
 
 router = APIRouter(prefix="/v1/domains/{domain}/verification", tags=["verification"])
@@ -58,6 +59,7 @@ async def verification(
         end=end,
         zr=ZRelation(a=domain.zr.a, b=domain.zr.b),
         mask_policy=MASK_POLICY,
+        scores=[ScoreEntry(**score.facts()) for score in table.SCORES],
         rows=_rows(pooled, models, thresholds, leads),
     )
     return document(answer)
@@ -77,13 +79,14 @@ def _rows(
 
 def rows_of(model: str, lead_minutes: int, tally: Tally) -> list[VerificationRow]:
     """Return one row for each threshold of a tally."""
+    of_fields = tally.field_row()
     return [
         VerificationRow(
             model=model,
             lead_minutes=lead_minutes,
-            mae_dbz=tally.mae(),
-            fss=[Fss(window_km=window, fss=tally.fss(threshold, window)) for window in tally.windows_km],
+            fss=[WindowRow.model_validate(window) for window in tally.window_rows(threshold)],
             **row,
+            **of_fields,
         )
         for threshold, row in zip(tally.thresholds_dbz, tally.rows(), strict=True)
     ]

@@ -355,6 +355,7 @@ function draw(name, attributes, text = "") {
 async function showSkill() {
   const threshold = $("threshold").value;
   const answer = await ask(`${url(state.domain.name, "verification")}?threshold=${threshold}`);
+  const shown = scoreShown(answer.scores.filter((each) => each.page));
   const served = state.forecast?.model;
   const models = [...new Set(answer.rows.map((row) => row.model))];
   models.sort((a, b) => (b === served) - (a === served) || a.localeCompare(b));
@@ -366,20 +367,22 @@ async function showSkill() {
   const head = ["Lead", ...models, "n"].map((text) => element("th", { textContent: text, scope: "col" }));
   const body = leads.map((lead) => {
     const rows = models.map((m) => answer.rows.find((row) => row.model === m && row.lead_minutes === lead));
-    const best = Math.max(...rows.map((row) => row?.csi ?? -1));
+    const values = rows.map((row) => row?.[shown.name] ?? null);
+    const best = bestOf(shown, values);
     return element(
       "tr", {},
       element("td", { textContent: `+${lead} min` }),
-      ...rows.map((row) => {
-        const won = models.length > 1 && row && row.csi !== null && row.csi === best;
-        return element("td", { textContent: row ? score(row.csi) : "", className: won ? "better" : "" });
+      ...values.map((value, n) => {
+        const won = models.length > 1 && value !== null && value === best;
+        return element("td", { textContent: rows[n] ? score(value) : "", className: won ? "better" : "" });
       }),
       element("td", { textContent: Math.max(...rows.map((row) => row?.forecasts ?? 0)) }),
     );
   });
   const [from, to] = [new Date(answer.from), new Date(answer.to)];
   const period = `${day(from)} ${clock(from)} to ${day(to) === day(from) ? "" : `${day(to)} `}${clock(to)} UTC`;
-  const told = `Critical success index, 1 is perfect, from counts pooled over n forecasts; truth of ${period}.`;
+  const name = shown.long_name[0].toUpperCase() + shown.long_name.slice(1);
+  const told = `${name}, ${shown.perfect} is perfect, from sums pooled over n forecasts; truth of ${period}.`;
   $("skill").replaceChildren(
     element(
       "table", {},
@@ -388,6 +391,23 @@ async function showSkill() {
       element("tbody", {}, ...body),
     ),
   );
+}
+
+// The score the reader chose among those the service has; its name and sense come from there too.
+function scoreShown(offered) {
+  const chosen = $("score").value;
+  if ($("score").options.length === 0) {
+    $("score").append(...offered.map((each) => element("option", { value: each.name, textContent: each.label })));
+  }
+  return offered.find((each) => each.name === chosen) ?? offered[0];
+}
+
+function bestOf(shown, values) {
+  const known = values.filter((value) => value !== null);
+  if (shown.better === "larger") return Math.max(...known);
+  if (shown.better === "smaller") return Math.min(...known);
+  const distance = (value) => Math.abs(value - shown.perfect);
+  return known.sort((a, b) => distance(a) - distance(b))[0];
 }
 
 // What the reader does.
@@ -419,6 +439,7 @@ $("place").addEventListener("submit", (event) => {
   showPoint();
 });
 $("threshold").addEventListener("change", () => guarded(showSkill));
+$("score").addEventListener("change", () => guarded(showSkill));
 dark.addEventListener("change", () => guarded(refresh));
 addEventListener("hashchange", () => guarded(chosen));
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,8 +62,22 @@ class ForecastStore:
 
     def models(self, domain: str, issue_time: datetime) -> list[str]:
         """Return the models with a forecast of an issue time, in alphabetical order."""
-        kept = self._stored(domain, issue_time, issue_time)
-        return sorted(model for time, model, _ in kept if time == issue_time)
+        return self.models_of(domain, [issue_time])[issue_time]
+
+    def models_of(self, domain: str, issue_times: Iterable[datetime]) -> dict[datetime, list[str]]:
+        """Return the models with a forecast of each issue time, in alphabetical order; a day is read once."""
+        names: dict[Path, list[str]] = {}
+        models = {}
+        for issue_time in issue_times:
+            folder = files.day_folder(self._folder(domain), issue_time)
+            if folder not in names:
+                names[folder] = sorted(files.listing(folder))
+            start = f"{domain}_{files.stamp(issue_time)}_"
+            stored = (name for name in names[folder] if name.startswith(start) and name.endswith(".nc"))
+            models[issue_time] = sorted(
+                model for name in stored if _NAME.fullmatch(model := name[len(start) : -3])
+            )
+        return models
 
     def path(self, domain: str, issue_time: datetime, model: str) -> Path:
         """Return the file of a forecast.

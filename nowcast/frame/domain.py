@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from nowcast.frame.grid import Grid
 from nowcast.frame.units import MAX_DBZ, ZR
+from nowcast.names import AUTO
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Domain:
     grid: Grid | None = None
     reproject: bool = False
     max_dbz: float = MAX_DBZ
-    model: str = "auto"
+    model: str = AUTO
     future_minutes: int = 10
     backfill_minutes: int = 180
     title: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import perf_counter
@@ -16,7 +16,7 @@ from nowcast.errors import NotEnoughFrames
 from nowcast.frame.domain import Domain
 from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.method import Method
-from nowcast.scores.tally import Tally
+from nowcast.scores.tally import Tally, score_fields
 
 
 class Frames(Protocol):
@@ -130,16 +130,20 @@ def judge(method: Method, case: Case, leads: int, empty: Tally) -> Outcome:
 
     Raises:
         NotEnoughFrames: If the method cannot forecast from so few frames.
+        WrongGrid: If the method forecasts another grid than the truth's.
     """
-    tallies = {}
     started = perf_counter()
     prediction = method.predict(case.cube, leads)
     seconds = perf_counter() - started
-    for lead in range(1, leads + 1):
-        started = perf_counter()
-        forecast = next(prediction.leads).field
-        seconds += perf_counter() - started
-        if lead in case.truths:
-            tallies[lead] = empty.blank()
-            tallies[lead].add(forecast, case.truths[lead])
+
+    def fields() -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+        nonlocal seconds
+        for lead in range(1, leads + 1):
+            started = perf_counter()
+            forecast = next(prediction.leads).field
+            seconds += perf_counter() - started
+            if lead in case.truths:
+                yield lead, forecast, case.truths[lead]
+
+    tallies = score_fields(fields(), empty)
     return Outcome(tallies, seconds, "; ".join((*case.cube.shortfalls, *prediction.shortfalls)))

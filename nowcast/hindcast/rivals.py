@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from nowcast.archive.archive import Archive
-from nowcast.errors import WrongGrid
 from nowcast.frame.domain import Domain
 from nowcast.methods.answer import looking_back
 from nowcast.methods.auto import Auto, contenders
@@ -17,8 +16,8 @@ from nowcast.methods.fallback import FAILURES, secured
 from nowcast.methods.gate import may_serve
 from nowcast.methods.registry import METHODS, made
 from nowcast.methods.shipped_scores import shipped_prior
-from nowcast.scores.scorebook import Key, ScoreBook
-from nowcast.scores.tally import WINDOWS_KM, Tally
+from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.tally import WINDOWS_KM, Tally, score_fields
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
 
@@ -74,8 +73,7 @@ class Rivals:
                 log.warning("%s %s: %s is not scored: %s", domain.name, issue_time.isoformat(), name, error)
                 return True
             for lead, tally in tallies.items():
-                key: Key = (name, lead * domain.step_minutes)
-                self._book.save(domain.name, wanted[lead], {key: tally})
+                self._book.save(domain.name, wanted[lead], {(name, lead * domain.step_minutes): tally})
         log.info("%s %s hindcast by %s scored: %d", domain.name, issue_time.isoformat(), name, len(tallies))
         return True
 
@@ -109,12 +107,11 @@ class Rivals:
         cube = load_cube(self._archive, looking_back(domain, self._compute), issue_time)
         forecast = secured(made(name, self._compute), cube, max(wanted))
         empty = Tally(domain.thresholds_dbz, windows_km=WINDOWS_KM, cell_km=cube.grid.cell_km)
-        tallies = {}
-        for lead, field in enumerate(forecast.fields, start=1):
-            if lead in wanted:
-                truth = self._archive.load(domain.name, wanted[lead]).values
-                if field.shape != truth.shape:
-                    raise WrongGrid(f"expected a truth on {field.shape} cells, got {truth.shape}")
-                tallies[lead] = empty.blank()
-                tallies[lead].add(field, truth)
-        return tallies
+        return score_fields(
+            (
+                (lead, field, self._archive.load(domain.name, wanted[lead]).values)
+                for lead, field in enumerate(forecast.fields, start=1)
+                if lead in wanted
+            ),
+            empty,
+        )

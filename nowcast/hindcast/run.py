@@ -43,9 +43,9 @@ def hindcast(
     An issue time from which a model cannot forecast (its own frame is missing, too few others are there) is
     left out for all models, so that all are scored on the same pixels, and is listed under ``issue_times``.
 
-    Besides ``rows``, one per model, lead and threshold, the result has per model and lead ``fields`` (mean
-    errors [dBZ, dBZ^2] and correlations, see :class:`nowcast.scores.tally.Tally`), and per threshold
-    ``events`` (``gss``, ``cor_bin``) and for each window ``fss``.
+    Scores are those of :data:`nowcast.scores.table.SCORES`: ``rows`` has counts and scores of events, one per
+    model, lead and threshold; ``fields`` those of whole fields, one per model and lead; ``fss`` those of
+    events in windows, one per row and window.
 
     Args:
         paths: Radar files in any order; what cannot be used is listed under ``skipped`` with its reason.
@@ -159,7 +159,7 @@ def _tables(
     contestants: Sequence[_Contestant], leads: Sequence[int], step_minutes: int, empty: Tally
 ) -> dict[str, Any]:
     """Return the tables of ``scores.json``: models as they were asked for, leads, thresholds, windows."""
-    result: dict[str, Any] = {"rows": [], "models": {}, "fields": [], "events": [], "fss": []}
+    result: dict[str, Any] = {"rows": [], "models": {}, "fields": [], "fss": []}
     for contestant in contestants:
         result["models"][contestant.name] = {
             "version": contestant.method.version,
@@ -171,27 +171,14 @@ def _tables(
             tally = contestant.tallies.get(lead, empty)
             which = {"model": contestant.name, "lead_minutes": lead * step_minutes}
             result["rows"] += [{**which, **row} for row in tally.rows()]
-            result["fields"].append({**which, **_field_scores(tally)})
-            for threshold in tally.thresholds_dbz:
-                event = {**which, "threshold_dbz": threshold}
-                counts = tally.contingency(threshold)
-                result["events"].append({**event, "gss": counts.gss, "cor_bin": counts.cor_bin})
-                result["fss"] += [
-                    {**event, "window_km": width, "fss": tally.fss(threshold, width)}
-                    for width in tally.windows_km
-                ]
+            sizes = {"pixels": tally.pixels, "forecasts": tally.forecasts}
+            result["fields"].append({**which, **tally.field_row(), **sizes})
+            result["fss"] += [
+                {**which, "threshold_dbz": threshold, **row}
+                for threshold in tally.thresholds_dbz
+                for row in tally.window_rows(threshold)
+            ]
     return result
-
-
-def _field_scores(tally: Tally) -> dict[str, float | int | None]:
-    return {
-        "mae_dbz": tally.mae(),
-        "mse_dbz2": tally.mse(),
-        "cor_real": tally.cor_real(),
-        "pearson_r": tally.pearson_r(),
-        "pixels": tally.pixels,
-        "forecasts": tally.forecasts,
-    }
 
 
 def _first_reason(frames: FrameList) -> str:

@@ -18,7 +18,7 @@ from nowcast.methods.gate import PERIOD, Choices, Evidence, describe, evidence_o
 from nowcast.methods.method import Method
 from nowcast.methods.registry import Methods
 from nowcast.methods.shipped_scores import Prior
-from nowcast.names import EXTRAPOLATION
+from nowcast.names import AUTO, EXTRAPOLATION
 from nowcast.scores.scorebook import ScoreBook
 
 
@@ -50,7 +50,7 @@ class Auto(Method):
         version: Of the rules; a forecast names the versions of its parts.
     """
 
-    name = "auto"
+    name = AUTO
     proven_by_first = True  # as every part is secured before the first lead
 
     def __init__(self, methods: Methods, compute: Compute, prior: Prior) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nowcast.names import EXTRAPOLATION, NETWORKS
-from nowcast.scores.scorefile import Key, Pair
-from nowcast.scores.skillfile import JUDGED_DBZ
+from nowcast.scores.judged import JUDGED_DBZ, csi_of
+from nowcast.scores.scorefile import ModelLead, Pair
 from nowcast.scores.tally import Tally
 
 #: Hits, misses and false alarms ``(3, t)`` [pixels] at each of :data:`JUDGED_DBZ`, as in a
@@ -20,7 +20,7 @@ from nowcast.scores.tally import Tally
 Counts = NDArray[np.float64]
 
 #: Counts ``(2, 3, t)`` of a method and of extrapolation over the same pixels, by method and lead [minutes].
-Evidence = Mapping[Key, Counts]
+Evidence = Mapping[ModelLead, Counts]
 
 #: Mean CSI by which a method must beat the one that would be served without it.
 MARGIN = 0.005
@@ -74,7 +74,7 @@ def counts_of(tally: Tally) -> Counts:
 
 def evidence_of(pairs: Iterable[Pair]) -> Evidence:
     """Return the evidence in pairs of tallies, the second of which is extrapolation's."""
-    evidence: dict[Key, Counts] = {}
+    evidence: dict[ModelLead, Counts] = {}
     for key, tally, reference in pairs:
         counts = np.stack([counts_of(tally), counts_of(reference)])
         evidence[key] = evidence.get(key, 0.0) + counts
@@ -97,7 +97,7 @@ def review(prior: Evidence, days: Iterable[Evidence], lead_minutes: Sequence[int
         days: What was scored on each day, the oldest first.
         lead_minutes: The leads to choose for.
     """
-    live: dict[Key, Counts] = {}
+    live: dict[ModelLead, Counts] = {}
     choices = choose(prior, live, lead_minutes)
     for day in days:
         for key, counts in day.items():
@@ -184,7 +184,6 @@ def _combined(prior: Evidence, live: Evidence, method: str, lead: int) -> Counts
 
 def _csi_differences(counts: Counts) -> NDArray[np.float64]:
     """Return a method's CSI less extrapolation's at each threshold that was ever observed."""
-    observed = counts[:, :2].sum(axis=(0, 1)) > 0
-    csi = counts[:, 0, observed] / counts[:, :, observed].sum(axis=1)
-    differences: NDArray[np.float64] = csi[0] - csi[1]
-    return differences
+    own, others = csi_of(counts)
+    differences: NDArray[np.float64] = own - others
+    return differences[~np.isnan(differences)]

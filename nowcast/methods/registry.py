@@ -9,7 +9,7 @@ from importlib import import_module
 from nowcast.compute import Compute
 from nowcast.errors import MissingExtra, UnknownModel
 from nowcast.methods.method import Method
-from nowcast.names import EXTRAPOLATION, NETWORKS, PERSISTENCE
+from nowcast.names import AUTO, EXTRAPOLATION, NETWORKS, PERSISTENCE, SPROG
 
 Methods = Mapping[str, Callable[[Compute], Method]]
 
@@ -47,10 +47,10 @@ def _network(name: str, compute: Compute) -> Method:
 #: Every forecasting method by name, made with the means there are. Called for each forecast, so one that
 #: loads weights keeps them.
 METHODS: dict[str, Callable[[Compute], Method]] = {
-    "auto": _auto,
+    AUTO: _auto,
     PERSISTENCE: _class("extrapolation", "Persistence"),
     EXTRAPOLATION: _class("extrapolation", "Extrapolation"),
-    "sprog": _class("sprog", "SPROG"),
+    SPROG: _class("sprog", "SPROG"),
     **{name: partial(_network, name) for name in NETWORKS},
 }
 

@@ -15,16 +15,14 @@ from nowcast.disk import files
 from nowcast.errors import UnreadableFile
 from nowcast.methods.gate import Counts, Evidence
 from nowcast.names import EXTRAPOLATION
-from nowcast.scores.scorefile import Key
-from nowcast.scores.skillfile import JUDGED_DBZ
+from nowcast.scores.judged import COUNTS, JUDGED_DBZ
+from nowcast.scores.scorefile import ModelLead
 
 #: The prior that comes with the package.
 PRIOR_FILE = Path(__file__).parents[1] / "data" / "gate.json"
 
 #: Version of the format; a file of another one is refused rather than misread.
 FORMAT = 1
-
-_COUNTS = ("hits", "misses", "false_alarms")
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,12 @@ class Prior:
         ValueError: If counts have another shape, are negative or not finite, or extrapolation lacks a lead.
     """
 
-    counts: Mapping[Key, Counts] = field(default_factory=dict)
+    counts: Mapping[ModelLead, Counts] = field(default_factory=dict)
     provenance: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what the gate could not use."""
-        shape = len(_COUNTS), len(JUDGED_DBZ)
+        shape = len(COUNTS), len(JUDGED_DBZ)
         for (method, lead), counts in self.counts.items():
             if counts.shape != shape:
                 raise ValueError(f"{method}, {lead} min: expected counts of {shape}, got {counts.shape}")
@@ -80,7 +78,7 @@ def write_prior(path: Path, prior: Prior) -> None:
     lines = [
         json.dumps(
             {"method": method, "lead_minutes": lead}
-            | dict(zip(_COUNTS, np.rint(counts).astype(int).tolist(), strict=True))
+            | dict(zip(COUNTS, np.rint(counts).astype(int).tolist(), strict=True))
         )
         for (method, lead), counts in sorted(prior.counts.items())
     ]
@@ -120,7 +118,7 @@ def _prior(content: Any) -> Prior:
         )
     counts = {
         (str(entry["method"]), int(entry["lead_minutes"])): np.array(
-            [entry[name] for name in _COUNTS], np.float64
+            [entry[name] for name in COUNTS], np.float64
         )
         for entry in content["counts"]
     }

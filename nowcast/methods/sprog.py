@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from nowcast import names
 from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.frame.units import NO_ECHO_DBZ
 from nowcast.methods.cube import Cube
@@ -59,7 +60,7 @@ class SPROG(Method):
         Pulkkinen et al. (2019), Pysteps, doi:10.5194/gmd-12-4185-2019.
     """
 
-    name = "sprog"
+    name = names.SPROG
     proven_by_first = True
 
     def predict(self, cube: Cube, leads: int) -> Prediction:

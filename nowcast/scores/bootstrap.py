@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from nowcast.disk.files import iso
 from nowcast.errors import InputError
-from nowcast.scores.skillfile import JUDGED_DBZ, Key, Scored, entries
+from nowcast.scores.judged import JUDGED_DBZ, mean_csi_of
+from nowcast.scores.skillfile import IssueLead, Scored, entries
 
 #: Resamples behind an interval.
 RESAMPLES = 2000
@@ -43,7 +44,7 @@ class Comparison:
     """How much better a candidate was than another method, on the forecasts both made.
 
     Attributes:
-        score: Mean CSI of the candidate, 0 to 1, as :func:`nowcast.scores.skillfile.mean_csi` defines it.
+        score: Mean CSI of the candidate, 0 to 1, as :func:`nowcast.scores.judged.mean_csi_of` defines it.
         other: Mean CSI of the other method.
         low: Lower end of the interval of ``score - other``.
         high: Upper end.
@@ -116,7 +117,8 @@ def compare(candidate: Scored, other: Scored) -> Comparison:
     leads = sorted({lead for _, _, lead in keys})
     sums = np.zeros((blocks, len(leads), *counts.shape[1:]))
     np.add.at(sums, (block, np.array([leads.index(lead) for _, _, lead in keys])), counts)
-    score, rival = mean_csi_of(sums.sum(axis=0)[None])[0]
+    sums = sums.swapaxes(1, 2)  # (block, method, lead, 3, threshold)
+    score, rival = mean_csi_of(sums.sum(axis=0))
     if math.isnan(score):
         raise InputError(f"expected rain of {min(JUDGED_DBZ):g} dBZ or more in the truth, got none")
     low, high = interval(resampled(sums), blocks)
@@ -130,7 +132,7 @@ def resampled(sums: Array, resamples: int = RESAMPLES, seed: int = SEED) -> Arra
     A resample without rain says nothing, and counts as no difference.
 
     Args:
-        sums: Hits, misses and false alarms ``(block, lead, method, 3, threshold)`` of two methods.
+        sums: Hits, misses and false alarms ``(block, method, lead, 3, threshold)`` of two methods.
         resamples: ``r``.
         seed: Of the draws.
     """
@@ -139,19 +141,6 @@ def resampled(sums: Array, resamples: int = RESAMPLES, seed: int = SEED) -> Arra
     score, rival = mean_csi_of(np.tensordot(drawn.astype(np.float64), sums, axes=1)).T
     difference: Array = score - rival
     return np.where(np.isnan(difference), 0.0, difference)
-
-
-def mean_csi_of(counts: Array) -> Array:
-    """Return the mean CSI ``(r, method)`` of counts ``(r, lead, method, 3, threshold)``; NaN without rain.
-
-    As :func:`nowcast.scores.skillfile.mean_csi`, for many at once.
-    """
-    hits, misses, false_alarms = np.moveaxis(counts, 3, 0)
-    rained = hits + misses > 0
-    csi = np.where(rained, hits, 0) / np.where(rained, hits + misses + false_alarms, 1)
-    cells = rained.sum(axis=(1, 3))
-    mean: Array = np.where(cells > 0, csi.sum(axis=(1, 3)), np.nan) / np.maximum(cells, 1)
-    return mean
 
 
 def interval(differences: Array, blocks: int) -> tuple[float, float]:
@@ -176,7 +165,7 @@ def student_quantile(freedom: int, probability: float = (1 + CONFIDENCE) / 2) ->
     return sum(term * float(freedom) ** -power for power, term in enumerate(terms))
 
 
-def _counts(scored: Scored, keys: Iterable[Key]) -> NDArray[np.int64]:
+def _counts(scored: Scored, keys: Iterable[IssueLead]) -> NDArray[np.int64]:
     """Return hits, misses and false alarms ``(key, 3, threshold)`` at the thresholds judged by."""
     rows = []
     for event, issued, lead in keys:
@@ -187,7 +176,7 @@ def _counts(scored: Scored, keys: Iterable[Key]) -> NDArray[np.int64]:
     return np.stack(rows)
 
 
-def _check_same_truth(keys: list[Key], counts: NDArray[np.int64], same_pixels: list[bool]) -> None:
+def _check_same_truth(keys: list[IssueLead], counts: NDArray[np.int64], same_pixels: list[bool]) -> None:
     """Raise ``InputError`` unless both methods met the same pixels, and as many events in them."""
     events = counts[:, :, 0] + counts[:, :, 1]
     same = np.all(events[:, 0] == events[:, 1], axis=-1) & same_pixels
@@ -197,7 +186,7 @@ def _check_same_truth(keys: list[Key], counts: NDArray[np.int64], same_pixels: l
         raise InputError(f"expected both to be scored against the same truth, got two of {where}")
 
 
-def _blocks(keys: list[Key]) -> tuple[NDArray[np.intp], bool]:
+def _blocks(keys: list[IssueLead]) -> tuple[NDArray[np.intp], bool]:
     """Return the number of the block each key belongs to, and whether blocks are events."""
     times: dict[str, list[datetime]] = {}
     for event, issued, _ in keys:

@@ -14,7 +14,7 @@ from nowcast.disk.memo import Recent, version_of
 from nowcast.errors import UnknownDomain, UnreadableFile
 from nowcast.scores.scorefile import (
     DayTable,
-    Key,
+    ModelLead,
     Pair,
     Scores,
     read_day,
@@ -25,7 +25,7 @@ from nowcast.scores.scorefile import (
 )
 from nowcast.scores.tally import Tally
 
-__all__ = ["Key", "Pair", "ScoreBook", "Scores"]
+__all__ = ["ModelLead", "Pair", "ScoreBook", "Scores"]
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +49,11 @@ class ScoreBook:
             cached_days: Days whose sums are kept in memory (about 30 kB each).
         """
         self.root = root
-        self._summaries: Recent[list[tuple[Key, Tally]]] = Recent(cached_days)
+        self._summaries: Recent[list[tuple[ModelLead, Tally]]] = Recent(cached_days)
         self._pairs: Recent[list[Pair]] = Recent(cached_days)
         self._tables: Recent[DayTable] = Recent(4)  # about 3 MB each
 
-    def save(self, domain: str, valid_time: datetime, scores: Mapping[Key, Tally]) -> None:
+    def save(self, domain: str, valid_time: datetime, scores: Mapping[ModelLead, Tally]) -> None:
         """Keep what forecasts of ``valid_time`` scored, beside what others of it scored before.
 
         Saving the same scores again changes nothing; of one model and lead time the later scores stand.
@@ -65,7 +65,7 @@ class ScoreBook:
             merged = {**self._at(domain, valid_time), **scores}
             write_time(self._path(domain, valid_time), valid_time, merged)
 
-    def scored(self, domain: str, valid_time: datetime) -> set[Key]:
+    def scored(self, domain: str, valid_time: datetime) -> set[ModelLead]:
         """Return models and lead times [minutes] whose forecasts of ``valid_time`` are scored.
 
         Scores whose file is damaged do not count, so that they are made again.
@@ -172,12 +172,12 @@ class ScoreBook:
             return own
         return dict(self._compacted(domain, valid_time).pooled(valid_time, valid_time))
 
-    def _summary(self, domain: str, day: datetime) -> list[tuple[Key, Tally]]:
+    def _summary(self, domain: str, day: datetime) -> list[tuple[ModelLead, Tally]]:
         """Return the sums over a whole day."""
         path = self._day_path(domain, day)
         own = self._own_files(domain, day)
 
-        def make() -> list[tuple[Key, Tally]]:
+        def make() -> list[tuple[ModelLead, Tally]]:
             if not own:
                 try:
                     return read_day_sums(path)

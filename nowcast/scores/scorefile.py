@@ -20,11 +20,11 @@ from nowcast.errors import UnreadableFile
 from nowcast.scores.tally import Tally
 
 #: Which forecast: model and lead time [minutes]. With a valid time that is one forecast field.
-Key = tuple[str, int]
-Scores = dict[Key, Tally]
+ModelLead = tuple[str, int]
+Scores = dict[ModelLead, Tally]
 
 #: A model and lead time, its sums, and those of a reference over the same valid times.
-Pair = tuple[Key, Tally, Tally]
+Pair = tuple[ModelLead, Tally, Tally]
 
 #: Version of both formats; a file of another one is refused rather than misread.
 FORMAT = 1
@@ -42,7 +42,7 @@ class _Series:
         tallies: Their sums, with ``n`` as the last axis.
     """
 
-    key: Key
+    key: ModelLead
     times: NDArray[np.datetime64]
     tallies: Tally
 
@@ -88,7 +88,9 @@ class DayTable:
             for group, members in groups.items()
         )
 
-    def pooled(self, start: datetime | None = None, end: datetime | None = None) -> list[tuple[Key, Tally]]:
+    def pooled(
+        self, start: datetime | None = None, end: datetime | None = None
+    ) -> list[tuple[ModelLead, Tally]]:
         """Return the sums over a span, ends included, the newest first where thresholds changed in it."""
         pooled = []
         for one in self.series:
@@ -133,7 +135,7 @@ def _inside(times: NDArray[np.datetime64], start: datetime | None, end: datetime
     return inside
 
 
-def write_time(path: Path, valid_time: datetime, scores: Mapping[Key, Tally]) -> None:
+def write_time(path: Path, valid_time: datetime, scores: Mapping[ModelLead, Tally]) -> None:
     """Publish the scores of one valid time as JSON.
 
     Raises:
@@ -191,7 +193,7 @@ def read_day(path: Path) -> DayTable:
         return DayTable(series)
 
 
-def read_day_sums(path: Path) -> list[tuple[Key, Tally]]:
+def read_day_sums(path: Path) -> list[tuple[ModelLead, Tally]]:
     """Return the sums over a whole day, the newest first where thresholds changed within it.
 
     Raises:
@@ -204,11 +206,11 @@ def read_day_sums(path: Path) -> list[tuple[Key, Tally]]:
         return [(_key(entry), Tally.from_dict(entry)) for entry in head["sums"]]
 
 
-def _entry(key: Key, tally: Tally) -> dict[str, Any]:
+def _entry(key: ModelLead, tally: Tally) -> dict[str, Any]:
     return {"model": key[0], "lead_minutes": key[1], **tally.to_dict()}
 
 
-def _key(entry: Mapping[str, Any]) -> Key:
+def _key(entry: Mapping[str, Any]) -> ModelLead:
     return str(entry["model"]), int(entry["lead_minutes"])
 
 

@@ -7,31 +7,35 @@ scored on. Ratios are made last, of sums: of an event, of all events, or of a re
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nowcast.disk import files
 from nowcast.errors import UnreadableFile
 from nowcast.names import EXTRAPOLATION
+from nowcast.scores.judged import JUDGED_DBZ, mean_csi_of
 from nowcast.scores.tally import Tally
 
 #: Name of the file in a checkpoint's folder.
 SKILL_FILE = "skill.json"
 
+#: Name a checkpoint's configuration has the mean CSI under, and that of a reference with its name after it.
+MEAN_CSI = "csi"
+
 #: Version of the format; a file of another one is refused rather than misread.
 FORMAT = 1
-
-#: Thresholds [dBZ] of the one number a forecast is judged by: light, moderate and heavy rain.
-JUDGED_DBZ = (20.0, 30.0, 35.0)
 
 #: Tallies by event, issue time (UTC) and lead [minutes].
 Scored = Mapping[str, Mapping[datetime, Mapping[int, Tally]]]
 
 #: Event, issue time and lead [minutes] of one forecast field.
-Key = tuple[str, datetime, int]
+IssueLead = tuple[str, datetime, int]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Skill:
         return next((tally.thresholds_dbz for _, tally in entries(self.events)), ())
 
 
-def entries(scored: Scored) -> Iterator[tuple[Key, Tally]]:
+def entries(scored: Scored) -> Iterator[tuple[IssueLead, Tally]]:
     """Yield event, issue time and lead of each tally, with the tally."""
     for event, times in scored.items():
         for issued, leads in times.items():
@@ -106,15 +110,18 @@ def pooled(scored: Scored, events: Iterable[str] | None = None) -> dict[int, Tal
 def mean_csi(by_lead: Mapping[int, Tally], thresholds_dbz: Iterable[float] = JUDGED_DBZ) -> float | None:
     """Return the mean over leads and thresholds of the CSI of pooled tallies, 0 to 1.
 
-    A lead and threshold counts where the truth reached the threshold; which ones do is thus the same for
-    every method scored on the same forecasts. ``None`` if none does.
+    As :func:`nowcast.scores.judged.mean_csi_of`, ``None`` where that is NaN.
 
     Raises:
         ValueError: If a threshold is none of the tallies'.
     """
-    cells = [tally.contingency(threshold) for tally in by_lead.values() for threshold in thresholds_dbz]
-    found = [cell.csi for cell in cells if cell.hits + cell.misses]
-    return sum(csi or 0.0 for csi in found) / len(found) if found else None
+    thresholds = tuple(thresholds_dbz)
+    counts = [
+        tally.counts[:, [tally.thresholds_dbz.index(threshold) for threshold in thresholds]]
+        for tally in by_lead.values()
+    ]
+    mean = float(mean_csi_of(np.stack(counts))) if counts else math.nan
+    return None if math.isnan(mean) else mean
 
 
 def beside(skill: Skill, reference: str = EXTRAPOLATION) -> tuple[float | None, float | None]:
@@ -163,7 +170,7 @@ def read_skill(path: Path) -> Skill:
         raise files.storage_error("read", path, error) from error
 
 
-def _restricted(scored: Scored, keys: Set[Key]) -> Scored:
+def _restricted(scored: Scored, keys: Set[IssueLead]) -> Scored:
     rest: dict[str, dict[datetime, dict[int, Tally]]] = {}
     for (event, issued, lead), tally in entries(scored):
         if (event, issued, lead) in keys:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nowcast.errors import WrongGrid
 from nowcast.frame.units import NO_ECHO_DBZ
-from nowcast.scores.fss import BLOCK_CELLS, fss_sums, half_windows, inner
+from nowcast.scores import table
+from nowcast.scores.contingency import Contingency, ratio
+from nowcast.scores.fss import BLOCK_CELLS, fss_sums, half_windows
+from nowcast.scores.judged import COUNTS
 
 #: Widths [km] of the windows the fractions skill score is taken over, unless others are asked for.
 WINDOWS_KM = (5.0, 10.0, 20.0)
@@ -22,78 +26,9 @@ WINDOWS_KM = (5.0, 10.0, 20.0)
 #: score instead of an infinite one; a domain keeps at most this (``max_dbz`` in the settings).
 HIGHEST_DBZ = 100.0
 
-
-@dataclass(frozen=True)
-class Contingency:
-    """Counts of pixels at one threshold, and the ratios made of them; a ratio of 0 to 0 is ``None``.
-
-    With a hits, b false alarms, c misses, d correct negatives; the names and formulas are those of Wilks
-    (2011), Statistical Methods in the Atmospheric Sciences, section 8.2.
-
-    Example:
-        >>> Contingency(hits=2, misses=1, false_alarms=1, correct_negatives=6).csi
-        0.5
-    """
-
-    hits: int
-    misses: int
-    false_alarms: int
-    correct_negatives: int
-
-    @property
-    def csi(self) -> float | None:
-        """Critical success index a / (a + b + c), 0 to 1."""
-        return _ratio(self.hits, self.hits + self.misses + self.false_alarms)
-
-    @property
-    def far(self) -> float | None:
-        """False alarm ratio b / (a + b), 0 to 1, smaller is better."""
-        return _ratio(self.false_alarms, self.hits + self.false_alarms)
-
-    @property
-    def pod(self) -> float | None:
-        """Probability of detection a / (a + c), 0 to 1."""
-        return _ratio(self.hits, self.hits + self.misses)
-
-    @property
-    def bias(self) -> float | None:
-        """Frequency bias (a + b) / (a + c); 1 where as much is forecast as is observed."""
-        return _ratio(self.hits + self.false_alarms, self.hits + self.misses)
-
-    @property
-    def hss(self) -> float | None:
-        """Heidke skill score 2(ad - bc) / [(a + c)(c + d) + (a + b)(b + d)], -1 to 1; 0 is chance."""
-        a, b, c, d = self.hits, self.false_alarms, self.misses, self.correct_negatives
-        return _ratio(2 * (a * d - b * c), (a + c) * (c + d) + (a + b) * (b + d))
-
-    @property
-    def gss(self) -> float | None:
-        """Gilbert skill score HSS / (2 - HSS): CSI beyond chance, -1/3 to 1."""
-        return None if self.hss is None else self.hss / (2 - self.hss)
-
-    @property
-    def cor_bin(self) -> float | None:
-        """Correlation without mean of the two event masks, sqrt(POD (1 - FAR)), 0 to 1."""
-        events = (self.hits + self.false_alarms) * (self.hits + self.misses)
-        return _ratio(self.hits, math.sqrt(events))
-
-    def row(self) -> dict[str, float | int | None]:
-        """Return counts and ratios by the names of ``scores.json``."""
-        return {
-            "hits": self.hits,
-            "misses": self.misses,
-            "false_alarms": self.false_alarms,
-            "correct_negatives": self.correct_negatives,
-            "csi": self.csi,
-            "far": self.far,
-            "pod": self.pod,
-            "bias": self.bias,
-            "hss": self.hss,
-        }
-
+K = TypeVar("K", bound=Hashable)
 
 _TOTALS = ("forecasts", "pixels")
-_COUNTS = ("hits", "misses", "false_alarms")
 _FRACTIONS = ("fss_difference", "fss_reference")
 _MOMENTS = (
     "absolute_error",
@@ -104,7 +39,7 @@ _MOMENTS = (
     "truth_square",
     "product",
 )
-_SUMS = (_TOTALS, _COUNTS, _FRACTIONS, _MOMENTS)
+_SUMS = (_TOTALS, COUNTS, _FRACTIONS, _MOMENTS)
 
 
 class Tally:
@@ -155,8 +90,9 @@ class Tally:
         if self.windows_km and not (self.cell_km and min(self.cell_km) > 0):
             raise ValueError("windows in km need the height and width of a cell in km")
         t, w = len(self.thresholds_dbz), len(self.windows_km)
+        self._halves = half_windows(self.windows_km, self.cell_km) if self.cell_km else ()
         self.totals = np.zeros(len(_TOTALS), np.int64)
-        self.counts = np.zeros((len(_COUNTS), t), np.int64)
+        self.counts = np.zeros((len(COUNTS), t), np.int64)
         self.fractions = np.zeros((len(_FRACTIONS), t, w))
         self.moments = np.zeros(len(_MOMENTS))
 
@@ -198,9 +134,8 @@ class Tally:
             self.moments += _moments(f, o, observed)
         if pixels:
             self.totals += (1, pixels)
-            if self.windows_km and self.cell_km:
-                halves = half_windows(self.windows_km, self.cell_km)
-                self.fractions += fss_sums(forecast, truth, thresholds, halves)
+            if self._halves:
+                self.fractions += fss_sums(forecast, truth, thresholds, self._halves)
 
     def __add__(self, other: Tally) -> Tally:
         """Return the tally of both samples.
@@ -253,11 +188,11 @@ class Tally:
 
     def mae(self) -> float | None:
         """Return the mean absolute error [dBZ]."""
-        return _ratio(float(self.moments[0]), self.pixels)
+        return ratio(float(self.moments[0]), self.pixels)
 
     def mse(self) -> float | None:
         """Return the mean squared error per pixel [dBZ^2]; on the networks' scale it is 70^2 times less."""
-        return _ratio(float(self.moments[1]), self.pixels)
+        return ratio(float(self.moments[1]), self.pixels)
 
     def cor_real(self) -> float | None:
         """Return sum(F O) / sqrt(sum(F^2) sum(O^2)) of dBZ + 10, 0 to 1: no mean is taken off.
@@ -265,7 +200,7 @@ class Tally:
         Source: Shi et al. (2015), Convolutional LSTM Network, section 5.2, https://arxiv.org/abs/1506.04214.
         """
         forecast_square, truth_square, product = self.moments[4:].tolist()
-        return _ratio(product, math.sqrt(forecast_square * truth_square))
+        return ratio(product, math.sqrt(forecast_square * truth_square))
 
     def pearson_r(self) -> float | None:
         """Return Pearson's correlation, -1 to 1; ``None`` if a field is the same everywhere."""
@@ -282,8 +217,29 @@ class Tally:
     def rows(self) -> list[dict[str, float | int | None]]:
         """Return one row of counts and ratios for each threshold, by the names of ``scores.json``."""
         return [
-            {"threshold_dbz": threshold, **self.contingency(threshold).row(), "forecasts": self.forecasts}
-            for threshold in self.thresholds_dbz
+            {
+                "threshold_dbz": threshold,
+                **asdict(counts),
+                **{score.name: score.of(counts) for score in table.event_scores()},
+                "forecasts": self.forecasts,
+            }
+            for threshold, counts in zip(
+                self.thresholds_dbz, map(self.contingency, self.thresholds_dbz), strict=True
+            )
+        ]
+
+    def field_row(self) -> dict[str, float | None]:
+        """Return the scores of whole fields, whatever the threshold, by the names of ``scores.json``."""
+        return {score.name: score.of(self) for score in table.field_scores()}
+
+    def window_rows(self, threshold_dbz: float) -> list[dict[str, float | None]]:
+        """Return one row for each window with the scores of events in it, by the names of ``scores.json``."""
+        return [
+            {
+                "window_km": width,
+                **{score.name: score.of(self, threshold_dbz, width) for score in table.window_scores()},
+            }
+            for width in self.windows_km
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -324,6 +280,29 @@ class Tally:
             raise ValueError(f"these are no sums of scores: {error!r}") from error
 
 
+def score_fields(
+    fields: Iterable[tuple[K, NDArray[np.float32], NDArray[np.float32]]], empty: Tally
+) -> dict[K, Tally]:
+    """Return what forecast fields score against their truths, one tally each; two fields are held at a time.
+
+    Args:
+        fields: What a tally shall be found by, the forecast and the truth ``(y, x)`` [dBZ], as
+            :meth:`Tally.add` takes them.
+        empty: A tally with the thresholds and windows to score by; stays as it is.
+
+    Raises:
+        WrongGrid: If a forecast lies on another number of cells than its truth.
+    """
+    tallies = {}
+    for key, forecast, truth in fields:
+        if forecast.shape != truth.shape:
+            raise WrongGrid(f"expected a forecast on {truth.shape} cells, got {forecast.shape}")
+        tally = empty.blank()
+        tally.add(forecast, truth)
+        tallies[key] = tally
+    return tallies
+
+
 @lru_cache(maxsize=16)
 def _empty(
     thresholds_dbz: tuple[float, ...], windows_km: tuple[float, ...], cell_km: tuple[float, float] | None
@@ -352,7 +331,7 @@ def contingency_counts(
 
     The events of each field and of both at once say all there is, at a quarter of a joint histogram's time.
     """
-    counts = np.empty((len(_COUNTS), len(thresholds)), np.int64)
+    counts = np.empty((len(COUNTS), len(thresholds)), np.int64)
     for k, threshold in enumerate(thresholds):
         truth_event = truth >= threshold
         forecast_event = forecast >= threshold
@@ -370,9 +349,9 @@ def _moments(
     """Return the sums of :attr:`Tally.moments` ``(7,)``."""
     f, o = _above_no_echo(forecast), _above_no_echo(truth)
     f *= observed  # where nothing is observed both are 0 and add nothing
-    of_fields = f.sum(), o.sum(), inner(f, f), inner(o, o), inner(f, o)
+    of_fields = f.sum(), o.sum(), *(np.vecdot(a, b).sum() for a, b in ((f, f), (o, o), (f, o)))
     f -= o
-    squared_error = inner(f, f)
+    squared_error = np.vecdot(f, f).sum()  # row by row, for the reason :func:`~nowcast.scores.fss.inner` has
     return np.array([np.abs(f, out=f).sum(), squared_error, *of_fields])
 
 
@@ -383,7 +362,3 @@ def _above_no_echo(dbz: NDArray[np.float32]) -> NDArray[np.float64]:
     above = bounded.astype(np.float64)
     above -= NO_ECHO_DBZ
     return above
-
-
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return numerator / denominator if denominator else None

@@ -24,7 +24,7 @@ from nowcast.methods.networks.checkpoint import save
 from nowcast.methods.networks.loading import network
 from nowcast.methods.networks.versions import CARD_FILE
 from nowcast.rendering import Panel, render_panels
-from nowcast.scores.skillfile import SKILL_FILE, Skill, entries, mean_csi, pooled, write_skill
+from nowcast.scores.skillfile import MEAN_CSI, SKILL_FILE, Skill, entries, mean_csi, pooled, write_skill
 from nowcast.training.callbacks import Report, read_rows, write_rows
 from nowcast.training.card import model_card
 from nowcast.training.data import Draws, loader
@@ -118,8 +118,8 @@ def _some_sequences(trained: Trained) -> dict[str, Tensor]:
 
 def _means(skill: Skill) -> dict[str, float | None]:
     """Return the mean CSI of the candidate and its references, for the checkpoint's card."""
-    others = {f"csi_{name}": mean_csi(pooled(scored)) for name, scored in skill.references.items()}
-    return {"csi": mean_csi(pooled(skill.events)), **others}
+    others = {f"{MEAN_CSI}_{name}": mean_csi(pooled(scored)) for name, scored in skill.references.items()}
+    return {MEAN_CSI: mean_csi(pooled(skill.events)), **others}
 
 
 def _example(archive: Archive, trained: Trained, skill: Skill, method: Method) -> bytes:

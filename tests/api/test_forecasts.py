@@ -60,6 +60,8 @@ async def test_recent_scores_are_pooled_over_the_day_before(client: httpx.AsyncC
         "csi": 0.6667,
         "far": 0.2,
         "pod": 0.8,
+        "ets": 0.6522,  # chance hits 10 * 10 / 200 = 0.5 of 12: 7.5 / 11.5
+        "sedi": 0.9269,
         "forecasts": 2,
     }
     assert at_20 == expected

@@ -139,6 +139,23 @@ def test_the_score_table_sets_both_methods_side_by_side(page: sync_api.Page) -> 
     expect(page.locator("#skill tbody td").nth(1)).to_have_text("\N{EN DASH}")
 
 
+def test_every_score_of_the_page_can_be_chosen(page: sync_api.Page, server: str) -> None:
+    page.wait_for_selector("#skill table")
+    answer = httpx.get(f"{server}/v1/domains/north/verification?threshold=20").json()
+    offered = [score["label"] for score in answer["scores"] if score["page"]]
+    assert page.locator("#score option").all_inner_texts() == offered
+    assert {"SEDI", "ETS"} <= set(offered)
+    page.get_by_label("Score").select_option("sedi")
+    expect(page.locator("#skill caption")).to_contain_text(
+        "Symmetric extremal dependence index, 1 is perfect"
+    )
+    expect(page.locator("#skill tbody td").nth(1)).to_have_text("0.93")
+    page.get_by_label("Score").select_option("far")  # the smaller is the better
+    expect(page.locator("#skill td.better")).to_have_text(["0.20"])
+    page.get_by_label("Score").select_option("mae_dbz")
+    expect(page.locator("#skill td.better")).to_have_text(["0.70"])
+
+
 def test_a_domain_without_data_says_so(page: sync_api.Page) -> None:
     page.wait_for_selector("#skill table")
     page.get_by_label("Domain").select_option("bare")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import httpx
 import pytest
+
+from nowcast.scores.table import SCORES
 
 pytestmark = pytest.mark.anyio
 
@@ -21,6 +25,10 @@ async def test_counts_are_added_before_any_ratio(client: httpx.AsyncClient) -> N
     assert (row["hits"], row["misses"], row["false_alarms"], row["correct_negatives"]) == (8, 2, 2, 188)
     assert (row["csi"], row["far"], row["pod"], row["bias"]) == pytest.approx((8 / 12, 0.2, 0.8, 1.0))
     assert row["hss"] == pytest.approx(2 * (8 * 188 - 2 * 2) / (10 * 190 + 10 * 190))
+    assert row["ets"] == pytest.approx((8 - 0.5) / (12 - 0.5))  # 10 * 10 / 200 hits are chance's
+    f, h = math.log(2 / 190), math.log(0.8)
+    not_f, not_h = math.log(188 / 190), math.log(0.2)
+    assert row["sedi"] == pytest.approx((f - h - not_f + not_h) / (f + h + not_f + not_h))
     assert row["forecasts"] == 2
     # Two misses and two false alarms, each 35 dB away from no echo, over 200 pixels.
     assert row["mae_dbz"] == pytest.approx(4 * 35 / 200)
@@ -31,7 +39,7 @@ async def test_counts_are_added_before_any_ratio(client: httpx.AsyncClient) -> N
 
 async def test_what_is_undefined_is_null(client: httpx.AsyncClient) -> None:
     (row,) = await rows(client, "?model=extrapolation&threshold=30")
-    assert [row[name] for name in ("csi", "far", "pod", "bias", "hss")] == [None] * 5
+    assert [row[name] for name in ("csi", "far", "pod", "bias", "hss", "ets", "sedi")] == [None] * 7
     assert row["fss"][0]["fss"] is None
     assert row["correct_negatives"] == 200
 
@@ -54,6 +62,16 @@ async def test_the_answer_says_what_it_counted_and_how(client: httpx.AsyncClient
     assert answer["zr"] == {"a": 200.0, "b": 1.6}
     assert "observed" in answer["mask_policy"]
     assert len(answer["rows"]) == 4
+
+
+async def test_the_answer_tells_what_its_scores_are(client: httpx.AsyncClient) -> None:
+    answer = (await client.get(VERIFICATION)).json()
+    scores = {score["name"]: score for score in answer["scores"]}
+    assert list(scores) == [score.name for score in SCORES]
+    assert scores["sedi"]["long_name"] == "symmetric extremal dependence index"
+    assert (scores["far"]["perfect"], scores["far"]["better"]) == (0, "smaller")
+    assert (scores["bias"]["low"], scores["bias"]["high"]) == (0, None)
+    assert set(scores) - {"fss"} <= set(answer["rows"][0])
 
 
 async def test_several_values_may_be_asked_for(client: httpx.AsyncClient) -> None:

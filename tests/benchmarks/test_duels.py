@@ -13,12 +13,13 @@ import torch
 from trainable import rainy_archive
 
 from benchmarks import duel_pieces, duel_table, duel_training, duels
-from benchmarks.duel_pieces import EXTRAPOLATION, Piece, Squares, Terms, piece_path, scored, squares_of
+from benchmarks.duel_pieces import Piece, Squares, Terms, piece_path, scored, squares_of
 from benchmarks.duel_table import About, difference, mean_csi, over_hours, report
 from benchmarks.duel_training import phases, trained
 from models.convlstm import ConvLSTMConfig
 from models.registry import build
 from models.stmoe.network import STMoEConfig
+from nowcast.names import EXTRAPOLATION
 from nowcast.training.sequences import Shape
 
 SHAPE = Shape(frames=4, slots=4, tile=48)

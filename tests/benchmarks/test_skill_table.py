@@ -47,7 +47,8 @@ def test_tables_pool_counts_and_not_ratios():
     assert pooled.rows[0] == ("ours", NOTHING, "0.150", NOTHING, NOTHING, "0.150", NOTHING, NOTHING)
     assert pooled.rows[1][2] == "**0.400**"
     others = tables["Other scores at 35 dBZ, all events"]
-    far, pod, bias, fss = others.rows[0][1:]
+    assert others.headings == ("method", "FAR", "POD", "Bias", "HSS", "ETS", "SEDI", "FSS 10 km")
+    far, pod, bias, _, _, _, fss = others.rows[0][1:]
     assert far == f"0.67 / 0.67 / {NOTHING}"  # 60 of 90
     assert pod == f"0.21 / 0.21 / {NOTHING}"  # 30 of 140
     assert bias == f"0.64 / 0.64 / {NOTHING}"  # 90 of 140

@@ -15,7 +15,8 @@ import torch
 
 from models.convlstm import ConvLSTM, ConvLSTMConfig
 from nowcast.methods.networks.checkpoint import Card, Source, Task, save
-from nowcast.scores.skillfile import JUDGED_DBZ, SKILL_FILE, Scored, Skill, write_skill
+from nowcast.scores.judged import JUDGED_DBZ
+from nowcast.scores.skillfile import SKILL_FILE, Scored, Skill, write_skill
 from nowcast.scores.tally import Tally
 from nowcast.training import promotion
 

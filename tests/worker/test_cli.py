@@ -88,6 +88,9 @@ def test_hindcast_writes_the_documented_scores(files: list[Path], tmp_path: Path
         "pod",
         "bias",
         "hss",
+        "ets",
+        "sedi",
+        "cor_bin",
         "forecasts",
     }
     assert set(scores["rows"][0]) == row

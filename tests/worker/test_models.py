@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from candidates import candidate
+from columns import cells
 
-from nowcast.methods.networks.versions import Shelf, current_of
+from nowcast.methods.networks.versions import SHIPPED, Shelf, current_of
 from worker.cli import main
 from worker.cli import models as models_commands
 
@@ -39,8 +41,8 @@ def models(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def rows(output: str) -> list[list[str]]:
-    """Return the cells of a table's rows below its heading."""
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+    """Return the cells of the table of ``ls`` below its heading."""
+    return cells(output.partition("\n")[2])[1:]
 
 
 def test_a_refusal_is_one_line_with_the_interval_and_exit_code_1(
@@ -80,25 +82,25 @@ def test_ls_says_what_is_served(models: Run, store: Path, tmp_path: Path) -> Non
     assert models("promote", "convlstm", candidate(tmp_path / "0.5", 0.5, seed=2), "--force")[0] == 0
     assert models("rollback", "convlstm")[1].endswith("\n")
     first, second, third, _ = (change.version for change in Shelf(store, "convlstm").history())
-    by_version = {cells[1]: cells for cells in rows(models("ls")[1])}
+    by_version = {row[1]: row for row in rows(models("ls")[1])}
     since = f"{Shelf(store, 'convlstm').history()[-1].when:%Y-%m-%d %H:%M}"
-    assert by_version[first] == ["convlstm", first, "", "0.606 / 0.553", ""]
-    assert by_version[second] == ["convlstm", second, since, "0.691 / 0.553", ""]
-    assert by_version[third] == ["convlstm", third, "", "0.462 / 0.553", "forced"]
+    assert by_version[first] == ["convlstm", first, "", "0.606", "0.553", ""]
+    assert by_version[second] == ["convlstm", second, since, "0.691", "0.553", ""]
+    assert by_version[third] == ["convlstm", third, "", "0.462", "0.553", "forced"]
 
 
 def test_ls_lists_what_is_no_version_in_the_order_it_is_looked_for(
     models: Run, store: Path, tmp_path: Path
 ) -> None:
     candidate(store.with_name("shipped") / "convlstm", 0.65)
-    assert rows(models("ls")[1]) == [["convlstm", "shipped", "-", "0.606 / 0.553", ""]]
+    assert rows(models("ls")[1]) == [["convlstm", "shipped", "-", "0.606", "0.553", ""]]
     candidate(store / "convlstm", None)
-    assert [cells[1:4] for cells in rows(models("ls")[1])] == [
-        ["unversioned", "-", "- / -"],
-        ["shipped", "", "0.606 / 0.553"],
+    assert [row[1:5] for row in rows(models("ls")[1])] == [
+        ["unversioned", "-", "-", "-"],
+        ["shipped", "", "0.606", "0.553"],
     ]
     models("promote", "convlstm", candidate(tmp_path / "one", 0.75))
-    assert [bool(cells[2]) for cells in rows(models("ls")[1])] == [True, False, False]
+    assert [bool(row[2]) for row in rows(models("ls")[1])] == [True, False, False]
 
 
 def test_show_prints_the_facts(models: Run, store: Path, tmp_path: Path) -> None:
@@ -111,10 +113,37 @@ def test_show_prints_the_facts(models: Run, store: Path, tmp_path: Path) -> None
     assert "task: Task(frames=5, leads=12, step_minutes=5.0, cell_km=1.0" in out
     assert "data: KNMI, composite, CC BY 4.0, 2021\n" in out
     assert "code: abc1234\n" in out
-    assert "CSI: these weights / extrapolation / persistence" in out
-    assert ["5", "0.61 / 0.55 / 0.37", "0.61 / 0.55 / 0.37", "0.61 / 0.55 / 0.37", "24"] in rows(out)
+    assert "CSI: critical success index" in out
+    headings, first = ([*filter(None, re.split(r"\s{2,}", line.strip()))] for line in _below_dbz(out)[:2])
+    assert headings == ["dBZ", "min", "n", "these weights", "extrapolation", "persistence"]
+    assert first == ["20", "5", "24", "0.606", "0.553", "0.371"]
     assert f"promote {version}: against extrapolation: mean CSI 0.606 against 0.553, 95 % interval" in out
     assert models("show", "convlstm", version)[1] == out
+
+
+def _below_dbz(output: str) -> list[str]:
+    """Return the lines of the score table from its headings on."""
+    lines = output.splitlines()
+    return lines[next(number for number, line in enumerate(lines) if line.startswith("dBZ")) :]
+
+
+def test_ls_shows_what_the_weights_of_the_package_scored(
+    models: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models_commands, "SHIPPED", SHIPPED)
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = models("ls")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    shipped = {row[0]: row for row in rows(out)}
+    assert shipped["crn"][1:5] == ["shipped", "-", "0.391", "0.383"]
+    for name, row in shipped.items():
+        card = (SHIPPED / name / "card.md").read_text()
+        told = re.search(r"these weights ([\d.]+), extrapolation ([\d.]+),", card)
+        assert told is not None
+        assert [float(cell) for cell in row[3:5]] == pytest.approx(
+            list(map(float, told.groups())), abs=1.1e-3
+        )
 
 
 def test_show_takes_what_is_served_and_does_without_scores(models: Run, store: Path) -> None:

@@ -106,8 +106,10 @@ def test_skill_is_published_as_metrics(here: Settings) -> None:
         "threshold_dbz": "20",
         "lead_minutes": "5",
     }
-    expected = ScoreBook(here.data_dir / "scores").pooled("sim")["persistence", 5].contingency(20.0).csi
-    assert telemetry.registry.get_sample_value("nowcast_skill", labels) == pytest.approx(expected)
+    counts = ScoreBook(here.data_dir / "scores").pooled("sim")["persistence", 5].contingency(20.0)
+    for name, expected in (("csi", counts.csi), ("ets", counts.ets), ("sedi", counts.sedi)):
+        value = telemetry.registry.get_sample_value("nowcast_skill", {**labels, "score": name})
+        assert value == pytest.approx(expected), name
 
 
 def test_old_days_are_compacted_and_can_still_be_read(

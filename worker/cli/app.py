@@ -11,6 +11,7 @@ import typer
 
 from nowcast.errors import MissingExtra, NowcastError
 from nowcast.names import NETWORKS
+from nowcast.scores.table import event_scores
 
 app = typer.Typer(
     help="Precipitation nowcasting: radar frames in, verified forecasts out.",
@@ -54,6 +55,7 @@ Memory = Annotated[
 #: What a person may forecast with, and what becomes of a network without weights.
 NETWORKS_HELP = ", ".join(name for name in NETWORKS if not name.endswith("_cpu"))
 METHODS_HELP = f"auto, persistence, extrapolation, sprog, or a network: {NETWORKS_HELP}"
+SCORES_HELP = ", ".join(score.name for score in event_scores())
 UNTRAINED_HELP = (
     "Left out, those in NOWCAST_WEIGHTS_DIR, or those of the package, or random ones, and the result says so."
 )
@@ -98,6 +100,7 @@ def hindcast(
     every: Annotated[int, typer.Option(min=1, help="Frames between issue times.")] = 1,
     history: Annotated[int, typer.Option(min=1, max=24, help="Frames a forecast sees.")] = 5,
     thresholds: Annotated[str, typer.Option(help="Thresholds [dBZ], separated by commas.")] = "20,30,35,40",
+    score: Annotated[str, typer.Option(help=f"Scores to print, separated by commas: {SCORES_HELP}.")] = "csi",
     domain: DomainName = None,
     domains: DomainsFile = None,
     weights: Annotated[
@@ -125,6 +128,7 @@ def hindcast(
         _numbers(thresholds),
         _configured(domain, domains),
         _compute(weights, memory_mb),
+        [name.strip() for name in score.split(",") if name.strip()],
     )
 
 

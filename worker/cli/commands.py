@@ -7,14 +7,14 @@ import re
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import (
@@ -25,7 +25,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from nowcast.archive.archive import Archive
 from nowcast.compute import UNTRAINED, Compute
@@ -45,6 +44,7 @@ from nowcast.readers.listing import Progress as Report
 from nowcast.rendering import Panel, render_map, render_panels
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
+from worker.cli.tables import score_named, score_table, table
 
 #: Niceness of verification: it may wait, the next forecast may not.
 VERIFY_NICENESS = 19
@@ -152,8 +152,11 @@ def hindcast_files(
     thresholds_dbz: Sequence[float],
     domain: Domain | None,
     compute: Compute,
+    names: Sequence[str] = ("csi",),
 ) -> None:
-    """Write the scores of forecasts from past issue times, and print CSI by lead time."""
+    """Write the scores of forecasts from past issue times, and print those named."""
+    for name in names:
+        score_named(name)  # before the work, not after it
     console = Console()
     with reporting(console) as report:
         scores = hindcast(
@@ -169,29 +172,11 @@ def hindcast_files(
         )
     files.write_json(output, scores)
     _tell_skipped([Skipped(**one) for one in scores["skipped"]], console)
-    console.print(score_table(scores["rows"], models))
+    typer.echo(score_table(scores["rows"], list(scores["models"]), names))
     for model, facts in scores["models"].items():
         console.print(f"{model}: {facts['seconds_per_forecast']:.2f} s a forecast")
         for reason, count in facts["degraded"].items():
             console.print(f"{model}: {count} of {facts['forecasts']} degraded: {reason}")
-
-
-def score_table(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Table:
-    """Return CSI by lead time (down) and threshold (across), the methods side by side in a cell."""
-    table = Table(title=f"CSI: {' / '.join(models)}")
-    thresholds = sorted({row["threshold_dbz"] for row in rows})
-    for heading in ("min", *(f"≥ {threshold:g} dBZ" for threshold in thresholds), "n"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    cells = {(row["model"], row["lead_minutes"], row["threshold_dbz"]): row for row in rows}
-    for lead in sorted({row["lead_minutes"] for row in rows}):
-        line, counts = [], set()
-        for threshold in thresholds:
-            found = [cells.get((model, lead, threshold)) for model in models]
-            csi = [row["csi"] if row else None for row in found]
-            line.append(" / ".join("-" if value is None else f"{value:.2f}" for value in csi))
-            counts |= {row["forecasts"] for row in found if row}
-        table.add_row(f"{lead:g}", *line, "-".join(map(str, sorted({min(counts), max(counts)}))))
-    return table
 
 
 def add_to_archive(paths: Sequence[Path], data_dir: Path, name: str, domain: Domain | None) -> None:
@@ -239,17 +224,17 @@ def gather_into_archive(folder: Path, data_dir: Path) -> None:
 def list_archive(data_dir: Path, only: str | None) -> None:
     """Print domains and days with their number of frames."""
     archive = Archive(data_dir / "archive")
-    table = Table()
-    for heading in ("domain", "day", "frames", "from", "to"):
-        table.add_column(heading, justify="left" if heading in ("domain", "day") else "right")
+    rows = []
     for name in archive.domains():
         if only not in (None, name):
             continue
         times = archive.times(name)
         for day in sorted({time.date() for time in times}):
             of_day = [time for time in times if time.date() == day]
-            table.add_row(name, f"{day}", f"{len(of_day)}", f"{of_day[0]:%H:%M}", f"{of_day[-1]:%H:%M}")
-    Console().print(table if table.row_count else f"no frame is archived under {archive.root}")
+            rows.append((name, f"{day}", f"{len(of_day)}", f"{of_day[0]:%H:%M}", f"{of_day[-1]:%H:%M}"))
+    headings = ("domain", "day", "frames", "from", "to")
+    shown = table(headings, rows, numbers=headings[2:])
+    typer.echo(shown if rows else f"no frame is archived under {archive.root}")
 
 
 def simulate_files(output: Path, frames: int, step: int, start: datetime | None, seed: int) -> None:

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from nowcast.errors import InputError
+from nowcast.disk import files
+from nowcast.errors import InputError, StorageError
 from nowcast.methods.networks.versions import CARD_FILE, CONFIG_FILE, SHIPPED, Change, Shelf, hash_of
 from nowcast.names import EXTRAPOLATION, NETWORKS, PERSISTENCE
-from nowcast.scores.skillfile import SKILL_FILE, Skill, beside, pooled, read_skill
+from nowcast.scores.judged import JUDGED_DBZ
+from nowcast.scores.skillfile import MEAN_CSI, SKILL_FILE, Skill, beside, pooled, read_skill
+from worker.cli.tables import number, score_table, table
 
 #: How ``ls`` and ``show`` name weights that are no version: those of the package, and a checkpoint that lies
 #: in the store by itself.
@@ -33,13 +35,18 @@ class _Line(NamedTuple):
 
 def list_models(store: Path) -> None:
     """Print models and versions: which is served, since when, its score beside extrapolation's."""
-    table = Table()
-    for heading in ("model", "version", "served since", "CSI / extrapolation", "note"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "version")
-    for line in (line for name in NETWORKS for line in _lines(store, name)):
-        scores = f"{_number(line.score)} / {_number(line.extrapolation)}"
-        table.add_row(line.model, line.version, line.served, scores, line.note)
-    Console().print(table if table.row_count else f"there are no weights in {store}, and none in the package")
+    rows = [
+        (line.model, line.version, line.served, number(line.score), number(line.extrapolation), line.note)
+        for name in NETWORKS
+        for line in _lines(store, name)
+    ]
+    if not rows:
+        typer.echo(f"there are no weights in {store}, and none in the package")
+        return
+    judged = ", ".join(f"{threshold:g}" for threshold in JUDGED_DBZ)
+    typer.echo(f"CSI: mean over leads and {judged} dBZ on held-out events; base: extrapolation")
+    headings = ("model", "version", "served since", "CSI", "base", "note")
+    typer.echo(table(headings, rows, numbers=("CSI", "base")))
 
 
 def show_model(store: Path, model: str, version: str | None) -> None:
@@ -68,7 +75,7 @@ def show_model(store: Path, model: str, version: str | None) -> None:
     for source in card.data:
         _print(console, "data", ", ".join(filter(None, vars(source).values())))
     for name, score in card.scores.items():
-        _print(console, name, _number(score, ".4g"))
+        _print(console, name, number(score, ".4g"))
     print_scores(console, folder)
     for change in shelf.history():
         _print(console, f"{change.when:%Y-%m-%d %H:%M}", _told(change))
@@ -110,9 +117,8 @@ def _lines(store: Path, name: str) -> Iterator[_Line]:
         served = f"{history[-1].when:%Y-%m-%d %H:%M}" if version == history[-1].version else ""
         yield _Line(name, version, served, change.score, change.extrapolation, "forced" * change.forced)
     for place, (version, folder) in enumerate(_unversioned(shelf)):
-        skill = _skill(folder)
         served = "" if history or place else "-"
-        yield _Line(name, version, served, *(beside(skill) if skill else (None, None)))
+        yield _Line(name, version, served, *_mean_csi(folder))
 
 
 def _unversioned(shelf: Shelf) -> list[tuple[str, Path]]:
@@ -139,10 +145,23 @@ def _skill(folder: Path) -> Skill | None:
         return None
 
 
+def _mean_csi(folder: Path) -> tuple[float | None, float | None]:
+    """Return the mean CSI of a checkpoint and of extrapolation beside it; ``None`` where not known.
+
+    A checkpoint without a file of its skill, as those of the package, has the two in its configuration.
+    """
+    skill = _skill(folder)
+    if skill is not None:
+        return beside(skill)
+    try:
+        scores = files.read_json(folder / CONFIG_FILE)["scores"]
+        return scores.get(MEAN_CSI), scores.get(f"{MEAN_CSI}_{EXTRAPOLATION}")
+    except (StorageError, KeyError, TypeError, AttributeError):
+        return None, None
+
+
 def print_scores(console: Console, folder: Path) -> None:
     """Print CSI by lead and threshold, beside extrapolation and persistence."""
-    from worker.cli.commands import score_table
-
     skill = _skill(folder)
     if skill is None:
         _print(console, "scores", f"none in {folder / SKILL_FILE}")
@@ -157,7 +176,7 @@ def print_scores(console: Console, folder: Path) -> None:
         for lead, tally in pooled(scored).items()
         for row in tally.rows()
     ]
-    console.print(score_table(rows, list(methods)))
+    typer.echo(score_table(rows, list(methods), ("csi",)))
 
 
 def _told(change: Change) -> str:
@@ -167,7 +186,3 @@ def _told(change: Change) -> str:
 
 def _print(console: Console, name: str, fact: object) -> None:
     console.print(f"{name}: {fact}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else format(value, form)

@@ -328,6 +328,8 @@ def test_what_is_stored_is_listed_by_time_and_model(store: ForecastStore) -> Non
     assert store.models("dk", ISSUED) == ["extrapolation", "persistence"]
     assert store.models("dk", times[1]) == ["b_model"]
     assert store.models("dk", ISSUED + timedelta(minutes=1)) == []
+    asked = [ISSUED, times[1], ISSUED + timedelta(minutes=1)]
+    assert store.models_of("dk", asked) == {time: store.models("dk", time) for time in asked}
 
 
 def test_empty_store_has_nothing(store: ForecastStore) -> None:

@@ -18,8 +18,8 @@ from nowcast.scores.tally import Tally
 def test_resampling_agrees_with_a_plain_loop() -> None:
     """Tallies of the drawn blocks added one by one, ratios after, for each resample."""
     rng = np.random.default_rng(3)
-    sums = rng.integers(0, 30, (4, 2, 2, 3, 3)).astype(np.float64)  # block, lead, method, count, threshold
-    sums[:3, 1, :, :2, 2] = 0  # at one lead and threshold only the last block has rain
+    sums = rng.integers(0, 30, (4, 2, 2, 3, 3)).astype(np.float64)  # block, method, lead, count, threshold
+    sums[:3, :, 1, :2, 2] = 0  # at one lead and threshold only the last block has rain
     got = resampled(sums, resamples=50, seed=9)
     drawn = np.random.default_rng(9).multinomial(4, [0.25] * 4, size=50)
     for times, difference in zip(drawn, got, strict=True):
@@ -31,9 +31,9 @@ def test_resampling_agrees_with_a_plain_loop() -> None:
                     hits = misses = false_alarms = 0.0
                     for block in range(4):
                         for _ in range(times[block]):
-                            hits += sums[block, lead, method, 0, threshold]
-                            misses += sums[block, lead, method, 1, threshold]
-                            false_alarms += sums[block, lead, method, 2, threshold]
+                            hits += sums[block, method, lead, 0, threshold]
+                            misses += sums[block, method, lead, 1, threshold]
+                            false_alarms += sums[block, method, lead, 2, threshold]
                     if hits + misses:
                         found.append(hits / (hits + misses + false_alarms))
             score[method] = sum(found) / len(found)
@@ -70,11 +70,11 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 
 def _alike(rng: np.random.Generator, blocks: int) -> NDArray[np.float64]:
-    """Return counts ``(block, 1, 2, 3, 1)`` of methods whose hit rates differ by chance in each block."""
+    """Return counts ``(block, 2, 1, 3, 1)`` of methods whose hit rates differ by chance in each block."""
     rain, weather = rng.lognormal(7, 1, blocks), rng.normal(0.5, 0.1, blocks)
     rates = np.clip(weather + rng.normal(0, 0.05, (2, blocks)), 0.02, 0.98)
     counts = np.stack([rain * rates, rain * (1 - rates), rain * (1 - rates)])  # count, method, block
-    return counts.transpose(2, 1, 0)[:, None, :, :, None]
+    return counts.transpose(2, 1, 0)[:, :, None, :, None]
 
 
 @pytest.mark.parametrize(("freedom", "value"), [(5, 2.5706), (7, 2.3646), (10, 2.2281), (30, 2.0423)])

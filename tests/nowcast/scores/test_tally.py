@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from nowcast.scores.contingency import Contingency
 from nowcast.scores.fss import BLOCK_CELLS
-from nowcast.scores.tally import Contingency, Tally
+from nowcast.scores.tally import Tally
 
 NAN, DRY = np.nan, -10.0
 THRESHOLDS = (20.0, 30.0, 35.0, 40.0)
@@ -51,7 +52,7 @@ def test_counts_and_ratios_of_a_case_done_by_hand():
     assert counts.pod == 2 / 4
     assert counts.bias == 3 / 4
     assert counts.hss == 2 * (2 * 2 - 1 * 2) / (4 * 4 + 3 * 3)
-    assert counts.gss == pytest.approx((2 - 12 / 7) / (5 - 12 / 7))  # hits beyond the 3*4/7 of chance
+    assert counts.ets == pytest.approx((2 - 12 / 7) / (5 - 12 / 7))  # hits beyond the 3*4/7 of chance
     assert counts.cor_bin == pytest.approx(math.sqrt((2 / 4) * (1 - 1 / 3)))
 
 
@@ -142,7 +143,16 @@ def test_all_dry_is_counted_but_its_ratios_are_undefined():
     counts = tally.contingency(20.0)
 
     assert (tally.forecasts, counts) == (1, Contingency(0, 0, 0, 16))
-    assert counts.csi is counts.far is counts.pod is counts.bias is counts.hss is counts.gss is None
+    assert (
+        counts.csi
+        is counts.far
+        is counts.pod
+        is counts.bias
+        is counts.hss
+        is counts.ets
+        is counts.sedi
+        is None
+    )
     assert (tally.mae(), tally.mse()) == (0, 0)
     assert tally.cor_real() is tally.pearson_r() is tally.fss(20.0, 3.0) is counts.cor_bin is None
 
@@ -270,7 +280,7 @@ def test_rows_carry_the_names_of_the_scores_file():
     assert [row["threshold_dbz"] for row in rows] == list(THRESHOLDS)
     assert set(rows[0]) == {
         "threshold_dbz", "hits", "misses", "false_alarms", "correct_negatives",
-        "csi", "far", "pod", "bias", "hss", "forecasts",
+        "csi", "far", "pod", "bias", "hss", "ets", "sedi", "cor_bin", "forecasts",
     }  # fmt: skip
     assert json.dumps(rows)
 
@@ -308,7 +318,9 @@ def test_ratios_agree_with_scores(threshold):
     assert counts.far == pytest.approx(float(theirs.false_alarm_ratio()))
     assert counts.bias == pytest.approx(float(theirs.frequency_bias()))
     assert counts.hss == pytest.approx(float(theirs.heidke_skill_score()))
-    assert counts.gss == pytest.approx(float(theirs.gilberts_skill_score()))
+    assert counts.ets == pytest.approx(float(theirs.gilberts_skill_score()))
+    assert counts.ets == pytest.approx(float(theirs.equitable_threat_score()))
+    assert counts.sedi == pytest.approx(float(theirs.symmetric_extremal_dependence_index()))
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
@@ -319,8 +331,9 @@ def test_ratios_agree_with_pysteps_once_what_is_not_observed_is_left_out(thresho
     observed = ~np.isnan(truth)  # it would take NaN for no rain
 
     theirs = detcatscores.det_cat_fct(forecast[observed], truth[observed], threshold)
-    for name in ("csi", "far", "pod", "hss", "gss"):
+    for name in ("csi", "far", "pod", "hss", "sedi"):
         assert getattr(counts, name) == pytest.approx(theirs[name.upper()], rel=1e-9), name
+    assert counts.ets == pytest.approx(theirs["GSS"], rel=1e-9)
     assert counts.bias == pytest.approx(theirs["BIAS"], rel=1e-9)
 
 
