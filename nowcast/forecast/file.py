@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from nowcast.disk import files, netcdf
+from nowcast.disk import durable, netcdf
 from nowcast.errors import NoForecast, OutsideDomain, UnreadableFile
 from nowcast.forecast.variables import methods_in, put_methods, put_motion
 from nowcast.frame.frame import REFLECTIVITY_ATTRIBUTES
@@ -149,7 +149,7 @@ def write_forecast(
             put_motion(file, prediction.motion, record.grid, record.step_minutes)
         netcdf.put_attributes(file, _globals(record, prediction))
         content = netcdf.image(file)
-    files.write_bytes(path, content, exclusive=exclusive)
+    durable.write_bytes(path, content, exclusive=exclusive)
 
 
 def _put_coordinates(file: h5py.File, record: ForecastRecord) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from nowcast.compute import Compute
-from nowcast.disk.files import iso
+from nowcast.disk.dates import iso
 from nowcast.forecast.file import ForecastRecord, Prediction
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import grid_of, to_datetime

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nowcast.disk import files
+from nowcast.disk import dates, durable
 from nowcast.errors import UnreadableFile
 from nowcast.scores.tally import Tally
 
@@ -59,13 +59,13 @@ class Skill:
                 if issued.tzinfo is None:
                     raise ValueError(f"{event}: expected issue times with a zone, got {issued} without")
                 if lead <= 0:
-                    raise ValueError(f"{event}, {files.iso(issued)}: expected positive leads, got {lead}")
+                    raise ValueError(f"{event}, {dates.iso(issued)}: expected positive leads, got {lead}")
                 first = first or tally
                 if not tally.is_like(first):
                     got, expected = (
                         f"{one.thresholds_dbz} dBZ over {one.windows_km} km" for one in (tally, first)
                     )
-                    where = f"{event}, {files.iso(issued)}, {lead} min"
+                    where = f"{event}, {dates.iso(issued)}, {lead} min"
                     raise ValueError(f"{where}: expected scores at {expected}, got {got}")
 
     @property
@@ -138,7 +138,7 @@ def write_skill(path: Path, skill: Skill) -> None:
         "events": _plain(skill.events),
         "references": {name: _plain(scored) for name, scored in skill.references.items()},
     }
-    files.write_bytes(path, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
+    durable.write_bytes(path, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
 
 
 def read_skill(path: Path) -> Skill:
@@ -162,7 +162,7 @@ def read_skill(path: Path) -> Skill:
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableFile(f"{path} holds no skill: {error}") from error
     except OSError as error:
-        raise files.storage_error("read", path, error) from error
+        raise durable.storage_error("read", path, error) from error
 
 
 def _restricted(scored: Scored, keys: Set[Key]) -> Scored:
@@ -176,7 +176,7 @@ def _restricted(scored: Scored, keys: Set[Key]) -> Scored:
 def _plain(scored: Scored) -> dict[str, Any]:
     return {
         event: {
-            files.iso(issued): {str(lead): tally.to_dict() for lead, tally in leads.items()}
+            dates.iso(issued): {str(lead): tally.to_dict() for lead, tally in leads.items()}
             for issued, leads in times.items()
         }
         for event, times in scored.items()

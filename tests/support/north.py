@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from api.app import create_app
 from api.service import Service
 from nowcast.archive.archive import Archive
+from nowcast.disk.data_folder import DataFolder
 from nowcast.forecast.file import ForecastRecord, Prediction
 from nowcast.forecast.store import ForecastStore
 from nowcast.frame.domain import Domain
@@ -94,7 +95,7 @@ def save_forecast(
         methods=methods,
         choice_reason=choice_reason,
     )
-    return ForecastStore(data_dir / "forecasts").save(record, Prediction(iter(fields)))
+    return ForecastStore(DataFolder(data_dir).forecasts).save(record, Prediction(iter(fields)))
 
 
 def point_of(cell: tuple[int, int]) -> dict[str, float]:
@@ -115,7 +116,7 @@ def tally(hits: int, misses: int, false_alarms: int) -> Tally:
 
 def fill(data_dir: Path) -> None:
     """Make the data directory the tests ask about."""
-    archive = Archive(data_dir / "archive")
+    archive = Archive(DataFolder(data_dir).archive)
     for number in range(4):
         field = empty_field()
         if number == 3:
@@ -124,7 +125,7 @@ def fill(data_dir: Path) -> None:
         archive.add("north", frame)
     save_forecast(data_dir, ISSUED - STEP, model="persistence", degraded_reason="no motion")
     save_forecast(data_dir, ISSUED)
-    book = ScoreBook(data_dir / "scores")
+    book = ScoreBook(DataFolder(data_dir).scores)
     book.save(
         "north", ISSUED - STEP, {("extrapolation", 5): tally(6, 2, 2), ("persistence", 5): tally(4, 4, 4)}
     )

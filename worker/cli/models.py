@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nowcast.errors import InputError
-from nowcast.methods.networks.versions import CARD_FILE, CONFIG_FILE, SHIPPED, Change, Shelf, hash_of
-from nowcast.names import NETWORKS
+from nowcast.methods.networks.versions import SHIPPED, Change, Shelf, hash_of
+from nowcast.names import CARD_FILE, CONFIG_FILE, NETWORKS
 from nowcast.scores.skillfile import EXTRAPOLATION, PERSISTENCE, SKILL_FILE, Skill, beside, pooled, read_skill
 
 #: How ``ls`` and ``show`` name weights that are no version: those of the package, and a checkpoint that lies
