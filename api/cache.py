@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from operator import itemgetter
 from time import monotonic
 from typing import Generic, TypeVar
 
+from cachetools import LRUCache
 from prometheus_client import Counter
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -45,38 +46,26 @@ class Lru(Generic[Value]):
     """The least recently used values drop out once all together take more than ``capacity_bytes``."""
 
     def __init__(self, capacity_bytes: int) -> None:
-        self._capacity = capacity_bytes
-        self._entries: OrderedDict[object, tuple[Value, int]] = OrderedDict()
-        self.bytes = 0
+        self._largest = capacity_bytes // 8
+        self._entries: LRUCache[object, tuple[Value, int]] = LRUCache(capacity_bytes, getsizeof=itemgetter(1))
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    @property
+    def bytes(self) -> float:
+        """Memory all values take."""
+        return self._entries.currsize
 
     def get(self, key: object) -> Value | None:
         """Return a value and count it as used, or ``None``."""
         entry = self._entries.get(key)
-        if entry is None:
-            return None
-        self._entries.move_to_end(key)
-        return entry[0]
+        return None if entry is None else entry[0]
 
     def put(self, key: object, value: Value, size: int) -> None:
         """Keep a value of ``size`` bytes; one larger than an eighth of all memory is not kept."""
-        self.discard(key)
         size += ENTRY_OVERHEAD
-        if size > self._capacity // 8:
-            return
-        self._entries[key] = (value, size)
-        self.bytes += size
-        while self.bytes > self._capacity:
-            _, (_, freed) = self._entries.popitem(last=False)
-            self.bytes -= freed
-
-    def discard(self, key: object) -> None:
-        """Forget a value if it is there."""
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.bytes -= entry[1]
+        if size <= self._largest:
+            self._entries[key] = value, size
+        else:
+            self._entries.pop(key, None)
 
 
 class RedisTier:
@@ -221,8 +210,8 @@ class Refreshed(Generic[Value]):
     """Values that change slowly: an old one is handed out while a newer one is being worked out."""
 
     def __init__(self, fresh_seconds: float, stale_seconds: float, most: int = 64) -> None:
-        self._fresh, self._stale, self._most = fresh_seconds, stale_seconds, most
-        self._values: OrderedDict[object, tuple[Value, float]] = OrderedDict()
+        self._fresh, self._stale = fresh_seconds, stale_seconds
+        self._values: LRUCache[object, tuple[Value, float]] = LRUCache(most)
         self._making: dict[object, asyncio.Task[Value]] = {}
 
     async def get(self, key: object, make: Callable[[], Awaitable[Value]]) -> Value:
@@ -244,7 +233,4 @@ class Refreshed(Generic[Value]):
         del self._making[key]
         if task.cancelled() or task.exception() is not None:
             return
-        self._values[key] = (task.result(), monotonic())
-        self._values.move_to_end(key)
-        while len(self._values) > self._most:
-            self._values.popitem(last=False)
+        self._values[key] = task.result(), monotonic()

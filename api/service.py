@@ -70,9 +70,9 @@ class Service:
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self.settings = settings
         self.telemetry = telemetry
-        self.archive = Archive(settings.data_dir / "archive")
-        self.store = ForecastStore(settings.data_dir / "forecasts")
-        self.scores = ScoreBook(settings.data_dir / "scores")
+        self.archive = Archive(settings.folder.archive)
+        self.store = ForecastStore(settings.folder.forecasts)
+        self.scores = ScoreBook(settings.folder.scores)
         self.redis = RedisTier(settings.redis_url, settings.cache_seconds)
         # A quarter of the memory is left to whole answers. Tiles are cheaper to read again than to fetch.
         requests = telemetry.cache_requests

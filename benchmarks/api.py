@@ -27,7 +27,8 @@ import numpy as np
 from fastapi import FastAPI, Response
 
 from nowcast.archive.archive import Archive
-from nowcast.disk.files import iso
+from nowcast.disk.data_folder import DataFolder
+from nowcast.disk.dates import iso
 from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.forecast.record import ForecastRecord
 from nowcast.forecast.store import ForecastStore
@@ -99,7 +100,7 @@ def make_data(data_dir: Path) -> None:
         wave = np.sin((columns - 4 * step) / 40) + np.cos((rows + 2 * step) / 30)
         return np.where(wave > 0.5, 10 + 15 * wave, -10).astype(np.float32)
 
-    archive = Archive(data_dir / "archive")
+    archive = Archive(DataFolder(data_dir).archive)
     for step in range(-12, 1):
         archive.add("bench", frame_array(field(step), grid, issued + step * timedelta(minutes=STEP_MINUTES)))
     record = ForecastRecord(
@@ -107,7 +108,7 @@ def make_data(data_dir: Path) -> None:
         model_version="1", input_frames=tuple(map(iso, archive.times("bench")[-4:])), degraded_reason="",
         grid=grid,
     )  # fmt: skip
-    ForecastStore(data_dir / "forecasts").save(
+    ForecastStore(DataFolder(data_dir).forecasts).save(
         record, Prediction(Lead(field(step)) for step in range(1, LEADS + 1))
     )
     tally = Tally((20.0, 30.0, 35.0, 40.0), windows_km=WINDOWS_KM, cell_km=grid.cell_km)
@@ -115,7 +116,7 @@ def make_data(data_dir: Path) -> None:
     scores = {
         (m, STEP_MINUTES * n): tally for m in ("extrapolation", "persistence") for n in range(1, LEADS + 1)
     }
-    book = ScoreBook(data_dir / "scores")
+    book = ScoreBook(DataFolder(data_dir).scores)
     for step in range(288):
         book.save("bench", issued - step * timedelta(minutes=STEP_MINUTES), scores)
     (data_dir / "nowcast.toml").write_text('[domains.bench]\nstep_minutes = 5\ncredit = "Nobody"\n')

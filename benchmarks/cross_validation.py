@@ -22,7 +22,7 @@ from models.normalisation import to_unit
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import Event, find_events
 from nowcast.compute import Compute
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.hindcast.cases import Cases
 from nowcast.hindcast.evaluation import ArchivedFrames, issue_indices
 from nowcast.methods.networks.checkpoint import load, save
@@ -228,9 +228,9 @@ def main() -> None:
             piece = folder / f"counts-{event.name}-{arguments.issues}.json"
             if not piece.exists():
                 counts = counted(method, archive, event, arguments.issues)
-                files.write_json(piece, {str(lead): rows.tolist() for lead, rows in counts.items()})
+                durable.write_json(piece, {str(lead): rows.tolist() for lead, rows in counts.items()})
             by_event[event.name] = {
-                float(lead): np.asarray(rows) for lead, rows in files.read_json(piece).items()
+                float(lead): np.asarray(rows) for lead, rows in durable.read_json(piece).items()
             }
             print(fold, event.name, flush=True)
     table = chosen(by_event, 12, 5.0)

@@ -25,7 +25,7 @@ from models.normalisation import HIGH_DBZ, LOW_DBZ, from_bytes
 from models.scs.network import SCSConfig
 from models.stmoe.network import STMoEConfig
 from nowcast.archive.events import Event
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.names import EXTRAPOLATION
 from nowcast.scores.bootstrap import BLOCK
 from nowcast.scores.judged import JUDGED_DBZ
@@ -159,7 +159,7 @@ def piece_path(
 def read_piece(path: Path) -> Piece | None:
     """Return a piece, ``None`` if there is none yet."""
     try:
-        return Piece.from_dict(files.read_json(path))
+        return Piece.from_dict(durable.read_json(path))
     except FileNotFoundError:
         return None
 

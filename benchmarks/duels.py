@@ -31,7 +31,7 @@ from benchmarks.duel_training import trained
 from benchmarks.machine import machine
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import Event, find_events
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.training.sequences import Tiles, prepare
 
 #: Where tiles and trainings are kept.
@@ -88,7 +88,7 @@ def measure(
             piece = read_piece(path)
             if piece is None:
                 piece = trained(variant, seed, terms, learnt, squares)
-                files.write_json(path, piece.to_dict())
+                durable.write_json(path, piece.to_dict())
             print(f"{variant}, seed {seed}: {sum(piece.steps)} steps, {piece.mse:.1f} dBZ^2", flush=True)
             pieces.append(piece)
     return pieces
@@ -124,9 +124,9 @@ def main() -> None:
     text = report(pieces, about)
     print(text)
     if chosen.output:
-        files.write_bytes(chosen.output, text.encode())
+        durable.write_bytes(chosen.output, text.encode())
     if chosen.json:
-        files.write_json(chosen.json, figures(pieces))
+        durable.write_json(chosen.json, figures(pieces))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.skill_gate import Verdict, check, gate_sections
 from benchmarks.skill_pieces import CACHE, WEIGHTS, Event, Piece, Progress, Terms, events_in, made, version_of
 from benchmarks.skill_table import Result, Section, figures, markdown, on_common_ground, sections, show
 from nowcast.compute import Compute
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import NotEnoughFrames, NowcastError, WrongInterval
 from nowcast.methods.networks.versions import CONFIG_FILE, SHIPPED, current_of
 from nowcast.methods.registry import METHODS
@@ -203,11 +203,11 @@ def main() -> None:
             f"{chosen.gate} was not checked: it or its references were not measured, or it never rained"
         )
     if chosen.output:
-        files.write_bytes(chosen.output, report(tables, _command(chosen), failed).encode())
+        durable.write_bytes(chosen.output, report(tables, _command(chosen), failed).encode())
     if chosen.json:
         passed = [verdict.passed for verdict in verdicts]
         document = {"passed": passed, "failed": failed, "methods": figures(results)}
-        files.write_json(chosen.json, document)
+        durable.write_json(chosen.json, document)
     raise SystemExit(1 if failed or not all(verdict.passed for verdict in verdicts) else 0)
 
 

@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.machine import machine
 from benchmarks.pysteps_methods import PYSTEPS
 from nowcast.compute import Compute
-from nowcast.disk import files
+from nowcast.disk import dates, durable
 from nowcast.errors import NotEnoughFrames, StorageError
 from nowcast.hindcast.cases import Cases, Outcome, judge
 from nowcast.methods.auto import Auto, contenders
@@ -222,12 +222,12 @@ class Piece:
         if self.missing(every) == 0:
             return
         frames = FrameList(self.event.paths)
-        self._content["times"] = [files.iso(time) for time in frames.times]
+        self._content["times"] = [dates.iso(time) for time in frames.times]
         self._content["credit"] = frames.domain.credit
         try:
             self._measure(method, frames, self._missing(every), progress)
         finally:
-            files.write_json(self.path, self._content)
+            durable.write_json(self.path, self._content)
 
     def _measure(
         self, method: Method, frames: FrameList, indices: Sequence[int], progress: Progress | None
@@ -245,9 +245,9 @@ class Piece:
                 entry = _entry(outcome, frames.domain.step_minutes)
             except NotEnoughFrames as error:
                 entry = {"left_out": str(error)}
-            self._content["issues"][files.iso(frames.times[index])] = {**entry, "machine": machine()}
+            self._content["issues"][dates.iso(frames.times[index])] = {**entry, "machine": machine()}
             if monotonic() - saved > SAVE_SECONDS:
-                files.write_json(self.path, self._content)
+                durable.write_json(self.path, self._content)
                 saved = monotonic()
         if progress:
             progress(len(indices), len(indices), monotonic() - started)
@@ -276,7 +276,7 @@ def _entry(outcome: Outcome, step_minutes: int) -> dict[str, Any]:
 def _read(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Return a piece from its file, ``None`` if there is none or it is another's or damaged."""
     try:
-        content = files.read_json(path)
+        content = durable.read_json(path)
     except (FileNotFoundError, StorageError):
         return None
     same = isinstance(content, dict) and identity.items() <= content.items()

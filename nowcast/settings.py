@@ -5,31 +5,43 @@ from __future__ import annotations
 import logging
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+    field_validator,
+)
+from pydantic.dataclasses import dataclass
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nowcast.compute import MEMORY_MB, Compute
-from nowcast.disk import files
+from nowcast.disk import durable
+from nowcast.disk.data_folder import DataFolder
 from nowcast.errors import SettingsError, UnknownDomain, UnreadableFile
 from nowcast.frame.domain import Domain
 from nowcast.frame.grid import Grid
-from nowcast.frame.units import MAX_DBZ, NO_ECHO_DBZ, ZR
-from nowcast.names import AUTO
 
 log = logging.getLogger(__name__)
 
 #: What a domain may be called: it becomes a folder and a part of URLs.
 DOMAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+#: Misspelt keys are refused, and so is a number that is none.
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(**_STRICT, frozen=True)
 
 
 class GridTable(_Table):
@@ -38,8 +50,8 @@ class GridTable(_Table):
     crs: str
     nx: Annotated[int, Field(gt=1, le=20_000)]
     ny: Annotated[int, Field(gt=1, le=20_000)]
-    x0: Finite
-    y0: Finite
+    x0: float
+    y0: float
     dx: Positive
     dy: Positive
 
@@ -57,31 +69,17 @@ class GridTable(_Table):
         return value
 
 
-class ZRTable(_Table):
-    """``zr = { a = 200, b = 1.6 }``: Z = a R^b."""
+#: How pydantic makes a grid: of its table.
+_FROM_TABLE = GetPydanticSchema(
+    lambda _, schema: schema(Annotated[GridTable, AfterValidator(GridTable.build)])
+)
 
-    a: Positive = 200.0
-    b: Positive = 1.6
 
+@dataclass(frozen=True, config=_STRICT)
+class DomainTable(Domain):
+    """``[domains.NAME]``: see :class:`nowcast.frame.domain.Domain` for the meaning and bounds of each key."""
 
-class DomainTable(_Table):
-    """``[domains.NAME]``: see :class:`nowcast.frame.domain.Domain` for the meaning of each key."""
-
-    title: str = ""
-    credit: str = ""
-    step_minutes: Annotated[int, Field(ge=1, le=30)]
-    leads: Annotated[int, Field(ge=1, le=72)] = 12
-    history: Annotated[int, Field(ge=1, le=24)] = 4
-    thresholds_dbz: Annotated[
-        tuple[Annotated[float, Field(gt=NO_ECHO_DBZ, le=MAX_DBZ)], ...], Field(min_length=1, max_length=16)
-    ] = (20.0, 30.0, 35.0, 40.0)
-    zr: ZRTable = ZRTable()
-    grid: GridTable | None = None
-    reproject: bool = False
-    max_dbz: Annotated[float, Field(ge=40, le=100)] = MAX_DBZ
-    model: str = AUTO
-    future_minutes: Annotated[int, Field(ge=0, le=1440)] = 10
-    backfill_minutes: Annotated[int, Field(ge=1, le=10_080)] = 180
+    grid: Annotated[Grid, _FROM_TABLE] | None = None
 
     @field_validator("thresholds_dbz")
     @classmethod
@@ -90,14 +88,12 @@ class DomainTable(_Table):
             raise ValueError("expected ascending thresholds without repetition")
         return value
 
-    def build(self, name: str) -> Domain:
-        """Return the domain called ``name``."""
+    def build(self) -> Domain:
+        """Return the domain."""
         if self.reproject and self.grid is None:
-            raise SettingsError(f"domains.{name}.reproject: expected a [domains.{name}.grid] to reproject to")
-        plain = self.model_dump(exclude={"zr", "grid"})
-        return Domain(
-            name=name, zr=ZR(self.zr.a, self.zr.b), grid=self.grid.build() if self.grid else None, **plain
-        )
+            key = f"domains.{self.name}"
+            raise SettingsError(f"{key}.reproject: expected a [{key}.grid] to reproject to")
+        return Domain(**{field.name: getattr(self, field.name) for field in fields(Domain)})
 
 
 class DomainsFile(_Table):
@@ -172,24 +168,21 @@ class Settings(BaseSettings):
 
     def compute(self) -> Compute:
         """Return what methods may use in the live service: none goes without weights."""
-        return Compute(self.device, self.network_memory_mb, self.weights_dir, scores=self.data_dir / "scores")
+        return Compute(self.device, self.network_memory_mb, self.weights_dir, scores=self.folder.scores)
 
-    def sweep(self, part: str) -> None:
+    @property
+    def folder(self) -> DataFolder:
+        """Where everything lies under the data directory."""
+        return DataFolder(self.data_dir)
+
+    def sweep(self, part: Path) -> None:
         """Remove files that killed writers left unfinished under one part of the data directory.
 
         With a sole writer all of them are abandoned; else only those older than any write takes.
         """
-        age = 0.0 if self.sole_writer else files.ABANDONED_SECONDS
-        for leftover in files.sweep_partials(self.data_dir / part, age):
+        age = 0.0 if self.sole_writer else durable.ABANDONED_SECONDS
+        for leftover in durable.sweep_partials(part, age):
             log.info("removed the unfinished %s", leftover.name)
-
-    def inbox(self, domain: str) -> Path:
-        """Return the folder a domain's files are dropped into."""
-        return self.data_dir / "inbox" / domain
-
-    def quarantine(self, domain: str) -> Path:
-        """Return the folder files that cannot be used are kept in."""
-        return self.data_dir / "quarantine" / domain
 
 
 def read_environment(**overrides: Any) -> Settings:
@@ -228,16 +221,27 @@ def load_domains(path: Path) -> dict[str, Domain]:
         raise SettingsError(f"{path}: expected a TOML file of domains; {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
-    for name in table.get("domains", {}) if isinstance(table.get("domains"), dict) else ():
-        if not DOMAIN_NAME.fullmatch(name):
-            raise SettingsError(
-                f"{path}: domains.{name}: expected a name of lower-case letters, digits, - and _, at most 48"
-            )
+    if isinstance(table.get("domains"), dict):
+        try:
+            table["domains"] = {name: _named(name, keys) for name, keys in table["domains"].items()}
+        except ValueError as error:
+            raise SettingsError(f"{path}: domains.{error}") from error
     try:
         file = DomainsFile.model_validate(table)
     except ValidationError as error:
         raise SettingsError(f"{path}: {_explain(error)}") from error
-    return {name: domain.build(name) for name, domain in file.domains.items()}
+    return {name: domain.build() for name, domain in file.domains.items()}
+
+
+def _named(name: str, keys: Any) -> Any:
+    """Return the keys of a domain with its name, which stands in the table's head only."""
+    if not DOMAIN_NAME.fullmatch(name):
+        raise ValueError(f"{name}: expected a name of lower-case letters, digits, - and _, at most 48")
+    if not isinstance(keys, dict):
+        return keys
+    if "name" in keys:
+        raise ValueError(f"{name}.name: expected the name in [domains.NAME] only, got {keys['name']!r}")
+    return {**keys, "name": name}
 
 
 def _explain(error: ValidationError, prefix: str = "") -> str:
@@ -246,5 +250,7 @@ def _explain(error: ValidationError, prefix: str = "") -> str:
         key = ".".join(str(part) for part in problem["loc"])
         key = prefix + key.upper() if prefix else key
         given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"[:200]
-        lines.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}{given}")
+        unknown = problem["type"] == "unexpected_keyword_argument"
+        wrong = "extra inputs are not permitted" if unknown else problem["msg"]
+        lines.append(f"{key}: {wrong[0].lower()}{wrong[1:]}{given}")
     return "; ".join(lines)

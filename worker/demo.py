@@ -66,7 +66,7 @@ class Feed:
     def send(self) -> datetime:
         """Write the next frame as an ODIM_H5 file into the inbox and return its time."""
         raw = self.storm.frame(self.sent)
-        write_odim(self.settings.inbox(DOMAIN) / f"simulated_{raw.time:%Y%m%dT%H%MZ}.h5", raw)
+        write_odim(self.settings.folder.inbox(DOMAIN) / f"simulated_{raw.time:%Y%m%dT%H%MZ}.h5", raw)
         self.sent += 1
         return raw.time
 

@@ -55,15 +55,15 @@ class Infer:
     def __init__(self, settings: Settings, telemetry: Telemetry, bus: Bus | None = None) -> None:
         self._settings, self._telemetry, self._bus = settings, telemetry, bus
         self._compute = settings.compute()
-        self._archive = Archive(settings.data_dir / "archive")
-        self._store = ForecastStore(settings.data_dir / "forecasts")
+        self._archive = Archive(settings.folder.archive)
+        self._store = ForecastStore(settings.folder.forecasts)
         self._domains = dict(settings.domains)
         self._domains_changed = _changed(settings)
         self._failures: dict[tuple[str, datetime], int] = {}
 
     def prepare(self) -> None:
         """Remove what a killed predecessor left unfinished, and make the methods ready."""
-        self._settings.sweep("forecasts")
+        self._settings.sweep(self._settings.folder.forecasts)
         _make_ready(self._domains, self._compute)
 
     def handle(self, jobs: Iterable[Job]) -> list[Job]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nowcast import errors
 from nowcast.archive.archive import Archive
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import RawFrame, normalise, time_of
 from nowcast.readers.sandbox import SandboxedReader
@@ -86,7 +86,7 @@ class Ingest:
         clock: Callable[[], datetime] = now_utc,
     ) -> None:
         self._settings, self._telemetry, self._bus, self._clock = settings, telemetry, bus, clock
-        self._archive = Archive(settings.data_dir / "archive")
+        self._archive = Archive(settings.folder.archive)
         self._reader = reader or SandboxedReader(
             seconds=settings.read_seconds, memory_mb=settings.read_memory_mb
         )
@@ -96,8 +96,8 @@ class Ingest:
     def prepare(self) -> None:
         """Create the inboxes, remove what a killed predecessor left unfinished, start the reading process."""
         for name in self._domains:
-            files.make_folder(self._settings.inbox(name))
-        self._settings.sweep("archive")
+            durable.make_folder(self._settings.folder.inbox(name))
+        self._settings.sweep(self._settings.folder.archive)
         self._reader.warm_up()
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class Ingest:
         now, tick = time.time(), time.monotonic()
         waiting = []
         try:
-            with os.scandir(self._settings.inbox(name)) as entries:
+            with os.scandir(self._settings.folder.inbox(name)) as entries:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name.lower().endswith(UNFINISHED):
                         continue
@@ -215,7 +215,7 @@ class Ingest:
                     if settled and self._not_before.get(path, 0.0) <= tick:
                         waiting.append(path)
         except FileNotFoundError:
-            files.make_folder(self._settings.inbox(name))
+            durable.make_folder(self._settings.folder.inbox(name))
         return sorted(waiting)
 
     @staticmethod
@@ -228,9 +228,9 @@ class Ingest:
     def _leave_inbox(self, name: str, path: Path, refusals: list[Refusal]) -> None:
         self._not_before.pop(path, None)
         if not refusals:
-            files.remove(path)
+            durable.remove(path)
             return
-        target = quarantine_place(self._settings.quarantine(name), path)
+        target = quarantine_place(self._settings.folder.quarantine(name), path)
         log.warning("%s goes to quarantine: %s", path.name, refusals[0].reason)
         note = {
             "file": path.name,
@@ -239,14 +239,14 @@ class Ingest:
                 {"outcome": refusal.outcome, "reason": refusal.reason} for refusal in refusals[:1000]
             ],
         }
-        files.make_folder(target.parent)
-        files.write_json(target.with_name(target.name + ".json"), note)
+        durable.make_folder(target.parent)
+        durable.write_json(target.with_name(target.name + ".json"), note)
         try:
             path.replace(target)
         except FileNotFoundError:
             log.warning("%s vanished from the inbox", path.name)
         except OSError as error:
-            raise files.storage_error("move into quarantine", path, error) from error
+            raise durable.storage_error("move into quarantine", path, error) from error
 
 
 def quarantine_place(folder: Path, path: Path) -> Path:

@@ -30,7 +30,7 @@ class Service:
         self.children: list[Child] = []
         url = settings.redis_url
         if not url:
-            broker = EmbeddedBroker(settings.data_dir / "broker")
+            broker = EmbeddedBroker(settings.folder.broker)
             self.children.append(Child("broker", broker.start))
             url = broker.url
         ports = dict(zip(WORKERS, free_ports(len(WORKERS)), strict=True))

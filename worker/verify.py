@@ -52,16 +52,16 @@ class Verify:
 
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self._settings, self._telemetry = settings, telemetry
-        self._archive = Archive(settings.data_dir / "archive")
-        self._store = ForecastStore(settings.data_dir / "forecasts")
-        self._book = ScoreBook(settings.data_dir / "scores")
+        self._archive = Archive(settings.folder.archive)
+        self._store = ForecastStore(settings.folder.forecasts)
+        self._book = ScoreBook(settings.folder.scores)
         self._rivals, self._next_rivals = Rivals(settings, telemetry), 0.0
         self._next_skill: dict[str, float] = {}
         self._next_tidy = time.monotonic() + TIDY_SECONDS / 10
 
     def prepare(self) -> None:
         """Remove what a killed predecessor left unfinished."""
-        self._settings.sweep("scores")
+        self._settings.sweep(self._settings.folder.scores)
 
     def score(self, domain: Domain, valid_time: datetime) -> bool:
         """Score every forecast for ``valid_time``, unless all are scored, and return whether any was new."""
@@ -140,10 +140,10 @@ class Verify:
         now = datetime.now(UTC)
         last = datetime.combine((now - COMPACT_AFTER).date(), datetime.max.time(), tzinfo=UTC)
         for name in self._settings.domains:
-            for day in sorted({moment.date() for moment in self._archive.times(name, end=last)}):
-                for compact in (self._archive.compact, self._book.compact):
+            for kept in (self._archive, self._book):
+                for day in kept.loose_days(name, last):
                     try:
-                        compact(name, day)
+                        kept.compact(name, day)
                     except NowcastError as error:
                         log.error("%s %s is not compacted: %s", name, day, error)
             if self._settings.keep_days:

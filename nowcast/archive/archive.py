@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import xarray as xr
 
 from nowcast.archive import format as archive_format
-from nowcast.disk import files, netcdf
-from nowcast.errors import DuplicateFrame, NoFrame, StorageError, UnknownDomain, UnreadableFile, WrongGrid
+from nowcast.disk import durable, netcdf
+from nowcast.disk.dated_tree import DatedTree
+from nowcast.disk.dates import iso
+from nowcast.disk.memo import Memo, version_of
+from nowcast.errors import DuplicateFrame, NoFrame, StorageError, UnreadableFile, WrongGrid
 from nowcast.frame.frame import grid_of, time_of
 from nowcast.frame.grid import Grid
 
 log = logging.getLogger(__name__)
 
-#: A domain's name is a folder's name: nothing in it may lead elsewhere.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-@dataclass(frozen=True)
-class _Day:
-    """What a day's cube says about itself: times in order, and the content hash of each."""
-
-    times: tuple[datetime, ...]
-    digests: tuple[str, ...]
+#: Day cubes whose times are kept in memory: those of eleven years, at most about 16 kB each.
+MOST_CUBES = 4000
 
 
 class Archive:
@@ -41,8 +34,9 @@ class Archive:
     def __init__(self, root: Path) -> None:
         """Use the folder ``root``; it is made when the first frame is added."""
         self.root = root
+        self._tree = DatedTree(root, suffix=".nc", day_suffix=".nc")
         self._grids: dict[str, Grid] = {}
-        self._days: dict[Path, tuple[tuple[int, int], _Day]] = {}
+        self._times: Memo[tuple[datetime, ...]] = Memo(MOST_CUBES)
 
     def add(self, domain: str, frame: xr.DataArray) -> bool:
         """Keep a frame ``reflectivity(y, x)`` [dBZ]; return whether it is new.
@@ -58,20 +52,20 @@ class Archive:
         grid = self._pinned(domain, grid_of(frame))
         packed = netcdf.pack(frame.values)
         digest = archive_format.digest_of(packed, time)
-        path = self._frame_path(domain, time)
+        path = self._tree.file(domain, time)
         try:
             if self._is_known(domain, time, digest):
                 return False
         except UnreadableFile as error:  # a damaged file must not keep a sound frame out
             log.warning("%s; it is set aside and replaced", error)
-            files.set_aside(path)
+            durable.set_aside(path)
         content = archive_format.frame_file(domain, time, grid, packed, digest, frame.attrs)
         try:
-            files.write_bytes(path, content, exclusive=True)
+            durable.write_bytes(path, content, exclusive=True)
         except FileExistsError:  # another process was faster
             return not self._is_known(domain, time, digest)
         if self._compacted(domain, time, digest):  # while this file was written, by another process
-            files.remove(path)
+            durable.remove(path)
             return False
         self._grids.setdefault(domain, grid)
         return True
@@ -83,21 +77,21 @@ class Archive:
 
         A damaged day cube cannot tell its times: it is logged and left out, see :meth:`damaged`.
         """
-        found: set[datetime] = set()
-        for day in self._stored_days(domain, start, end):
-            found.update(self._times_of_day(domain, day))
-        return sorted(time for time in found if (not start or time >= start) and (not end or time <= end))
+        times: list[datetime] = []
+        for day in self._tree.days(domain, start, end):
+            times += self._times_of_day(domain, day)
+        return [time for time in times if (not start or time >= start) and (not end or time <= end)]
 
     def newest(self, domain: str) -> datetime | None:
         """Return the time of the newest frame, ``None`` if there is none."""
-        for day in self._stored_days(domain, newest_first=True):
+        for day in self._tree.days(domain, newest_first=True):
             if times := self._times_of_day(domain, day):
-                return max(times)
+                return times[-1]
         return None
 
     def has(self, domain: str, time: datetime) -> bool:
         """Return whether a frame of that time is kept."""
-        return self._frame_path(domain, time).exists() or time in self._times_in_cube(domain, time)
+        return self._tree.file(domain, time).exists() or time in self._times_in_cube(domain, time)
 
     def path(self, domain: str, time: datetime) -> Path:
         """Return the file that holds a frame: its own, or its day's cube.
@@ -105,11 +99,11 @@ class Archive:
         Raises:
             NoFrame: If none of that time is kept.
         """
-        own = self._frame_path(domain, time)
+        own = self._tree.file(domain, time)
         if own.exists():
             return own
-        cube = self._cube_path(domain, time)
-        if time in self._day(cube).times:
+        cube = self._tree.day_file(domain, time)
+        if time in self._cube_times(cube):
             return cube
         raise _no_frame(domain, time)
 
@@ -122,7 +116,7 @@ class Archive:
             StorageError: If the disk refuses.
         """
         try:
-            return archive_format.load_frame(self._frame_path(domain, time), time)
+            return archive_format.load_frame(self._tree.file(domain, time), time)
         except FileNotFoundError:
             frame = self._load_from_cube(domain, time)
             if frame is None:
@@ -137,13 +131,12 @@ class Archive:
 
     def domains(self) -> list[str]:
         """Return the names of the domains that have a folder here."""
-        names = files.listing(self.root)
-        return sorted(name for name in names if _NAME.fullmatch(name) and (self.root / name).is_dir())
+        return self._tree.domains()
 
     def grid(self, domain: str) -> Grid | None:
         """Return the grid all frames of a domain lie on, ``None`` while there is none that can be read."""
         if domain not in self._grids:
-            for day in self._stored_days(domain, newest_first=True):
+            for day in self._tree.days(domain, newest_first=True):
                 if grid := self._grid_of_day(domain, day):
                     self._grids[domain] = grid
                     break
@@ -151,9 +144,9 @@ class Archive:
 
     def damaged(self, domain: str) -> Iterator[tuple[Path, str]]:
         """Read every file of a domain and yield those that are not what was written, with what is wrong."""
-        for day in self._stored_days(domain):
-            paths = [self._frame_path(domain, time) for time in self._frame_times(domain, day)]
-            cube = self._cube_path(domain, day)
+        for day in self._tree.days(domain):
+            paths = [frame.path for frame in self._tree.files_of_day(domain, day)]
+            cube = self._tree.day_file(domain, day)
             for path in [*paths, *([cube] if cube.exists() else [])]:
                 try:
                     archive_format.verify(path)
@@ -161,6 +154,10 @@ class Archive:
                     continue
                 except (UnreadableFile, StorageError) as error:
                     yield path, str(error)
+
+    def loose_days(self, domain: str, end: datetime) -> list[date]:
+        """Return the UTC days up to ``end`` that have frames outside their cube, in order."""
+        return [midnight.date() for midnight in self._tree.loose_days(domain, end)]
 
     def compact(self, domain: str, day: date) -> Path | None:
         """Gather the frames of a UTC day into its cube and remove their files; return the cube, if any.
@@ -175,27 +172,28 @@ class Archive:
             StorageError: If the disk refuses; nothing is removed.
         """
         noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
-        cube = self._cube_path(domain, noon)
-        if not self._folder(domain).is_dir():
+        cube = self._tree.day_file(domain, noon)
+        folder = self._tree.folder(domain)
+        if not folder.is_dir():
             return None
-        with files.locked(self._folder(domain) / ".compact.lock"):
-            earlier = self._day(cube)
-            digests = dict(zip(earlier.times, earlier.digests, strict=True))
-            frames = {time: self._frame_path(domain, time) for time in self._frame_times(domain, noon)}
+        with durable.locked(folder / ".compact.lock"):
+            earlier = archive_format.cube_digests(cube)
+            digests = dict(earlier)
+            frames = {frame.time: frame.path for frame in self._tree.files_of_day(domain, noon)}
             late = {}
             for time, path in frames.items():
                 with netcdf.reading(path) as file:
                     digest = str(netcdf.attributes_of(file)["content_sha256"])
                 if digests.setdefault(time, digest) != digest:
                     raise DuplicateFrame(f"{path} and {cube} hold different frames of one time; remove one")
-                if time not in earlier.times:
+                if time not in earlier:
                     late[time] = path
             if late:
                 archive_format.write_cube(cube, domain, late)
             elif frames:  # left by a compaction that was killed
                 archive_format.verify(cube)
             for path in frames.values():
-                files.remove(path)
+                durable.remove(path)
         return cube if digests else None
 
     def export(
@@ -219,7 +217,7 @@ class Archive:
 
     def _load_from_cube(self, domain: str, time: datetime) -> xr.DataArray | None:
         try:
-            return archive_format.load_from_cube(self._cube_path(domain, time), time)
+            return archive_format.load_from_cube(self._tree.day_file(domain, time), time)
         except FileNotFoundError:
             return None
 
@@ -232,7 +230,7 @@ class Archive:
     def _is_known(self, domain: str, time: datetime, digest: str) -> bool:
         """Return whether this very frame is kept; raises DuplicateFrame if another of its time is."""
         try:
-            with netcdf.reading(self._frame_path(domain, time)) as file:
+            with netcdf.reading(self._tree.file(domain, time)) as file:
                 kept = netcdf.attributes_of(file)["content_sha256"]
         except FileNotFoundError:
             return self._compacted(domain, time, digest)
@@ -242,63 +240,36 @@ class Archive:
 
     def _compacted(self, domain: str, time: datetime, digest: str) -> bool:
         try:
-            day = self._day(self._cube_path(domain, time))
+            cube = self._tree.day_file(domain, time)
+            if time not in self._cube_times(cube):
+                return False
+            kept = archive_format.cube_digests(cube).get(time)
         except UnreadableFile as error:  # what it held can be added again
             log.warning("%s", error)
             return False
-        if time not in day.times:
+        if kept is None:
             return False
-        if day.digests[day.times.index(time)] != digest:
+        if kept != digest:
             raise _duplicate(domain, time)
         return True
 
-    def _folder(self, domain: str) -> Path:
-        if not _NAME.fullmatch(domain):
-            raise UnknownDomain(f"a domain's name has letters, digits, '-' and '_' only, got {domain!r}")
-        return self.root / domain
-
-    def _frame_path(self, domain: str, time: datetime) -> Path:
-        return files.day_folder(self._folder(domain), time) / f"{domain}_{files.stamp(time)}.nc"
-
-    def _cube_path(self, domain: str, time: datetime) -> Path:
-        return files.day_folder(self._folder(domain), time).parent / f"{domain}_{files.stamp(time)[:8]}.nc"
-
-    def _stored_days(
-        self,
-        domain: str,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        *,
-        newest_first: bool = False,
-    ) -> Iterator[datetime]:
-        """Yield the midnight of each day that may hold frames; foreign names are passed over."""
-        folder = self._folder(domain)
-        for month, path in files.month_folders(folder, start, end, newest_first=newest_first):
-            names = files.listing(path)
-            days = {month + name for name in names if len(name) == 2}
-            days |= {name[-11:-3] for name in names if name.startswith(f"{domain}_") and name.endswith(".nc")}
-            yield from files.midnights(days, start, end, newest_first=newest_first)
-
-    def _times_of_day(self, domain: str, day: datetime) -> set[datetime]:
-        return {*self._frame_times(domain, day), *self._times_in_cube(domain, day)}
-
-    def _frame_times(self, domain: str, day: datetime) -> list[datetime]:
-        """Return the times that have a file of their own."""
-        start = f"{domain}_{files.stamp(day)[:8]}T"
-        names = files.listing(files.day_folder(self._folder(domain), day))
-        ours = (name for name in names if name.startswith(start) and name.endswith(".nc"))
-        return sorted(filter(None, (files.parse_stamp(name[len(domain) + 1 : -3]) for name in ours)))
+    def _times_of_day(self, domain: str, day: datetime) -> Sequence[datetime]:
+        """Return the times of a day, in order."""
+        # Single files first: one that goes meanwhile is in the cube by then.
+        own = [frame.time for frame in self._tree.files_of_day(domain, day)]
+        gathered = self._times_in_cube(domain, day)
+        return sorted({*own, *gathered}) if own and gathered else own or gathered
 
     def _times_in_cube(self, domain: str, day: datetime) -> tuple[datetime, ...]:
         try:
-            return self._day(self._cube_path(domain, day)).times
+            return self._cube_times(self._tree.day_file(domain, day))
         except (UnreadableFile, StorageError) as error:
             log.warning("left out: %s", error)
             return ()
 
     def _grid_of_day(self, domain: str, day: datetime) -> Grid | None:
-        frames = (self._frame_path(domain, time) for time in reversed(self._frame_times(domain, day)))
-        for path in [*frames, self._cube_path(domain, day)]:
+        frames = self._tree.files_of_day(domain, day, newest_first=True)
+        for path in [*(frame.path for frame in frames), self._tree.day_file(domain, day)]:
             try:
                 with netcdf.reading(path) as file:
                     return netcdf.grid_in(file)
@@ -308,25 +279,14 @@ class Archive:
                 log.warning("left out: %s", error)
         return None
 
-    def _day(self, cube: Path) -> _Day:
-        """Return the index of a day's cube, empty if there is none; kept until the file is replaced."""
-        try:
-            status = cube.stat()
-        except FileNotFoundError:
-            return _Day((), ())
-        version = (status.st_ino, status.st_mtime_ns)
-        known = self._days.get(cube)
-        if known is None or known[0] != version:
-            with netcdf.reading(cube) as file:
-                times = tuple(netcdf.times_of(file["time"]))
-                known = version, _Day(times, tuple(file["content_sha256"].asstr()[()]))
-            self._days[cube] = known
-        return known[1]
+    def _cube_times(self, cube: Path) -> tuple[datetime, ...]:
+        """Return the times in a day's cube, none if there is no cube; kept until the file is replaced."""
+        return self._times.get(cube, version_of(cube), lambda: archive_format.cube_times(cube))
 
 
 def _no_frame(domain: str, time: datetime) -> NoFrame:
-    return NoFrame(f"domain {domain!r} has no frame of {files.iso(time)}")
+    return NoFrame(f"domain {domain!r} has no frame of {iso(time)}")
 
 
 def _duplicate(domain: str, time: datetime) -> DuplicateFrame:
-    return DuplicateFrame(f"domain {domain!r} keeps another frame of {files.iso(time)} already")
+    return DuplicateFrame(f"domain {domain!r} keeps another frame of {iso(time)} already")

@@ -16,7 +16,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from nowcast.disk import files, netcdf
+from nowcast.disk import durable, netcdf
+from nowcast.disk.dates import stamp
 from nowcast.errors import MissingExtra, StorageError, UnreadableFile, WrongGrid
 from nowcast.frame.frame import REFLECTIVITY_ATTRIBUTES, frame_array
 from nowcast.frame.grid import Grid
@@ -26,7 +27,7 @@ _TIME_ATTRIBUTES = {"standard_name": "time", "long_name": "nominal time of the c
 
 def digest_of(packed: NDArray[np.int16], time: datetime) -> str:
     """Return the SHA-256 of a frame's time and values, row by row from the north: its identity."""
-    header = f"{files.stamp(time)} {packed.shape[0]} {packed.shape[1]} "
+    header = f"{stamp(time)} {packed.shape[0]} {packed.shape[1]} "
     sha256 = hashlib.sha256(header.encode())
     sha256.update(np.ascontiguousarray(packed, dtype="<i2").data)
     return sha256.hexdigest()
@@ -91,6 +92,33 @@ def load_from_cube(path: Path, time: datetime) -> xr.DataArray | None:
         return frame_array(netcdf.unpack(file["reflectivity"][index]), netcdf.grid_in(file), time, attributes)
 
 
+def cube_times(path: Path) -> tuple[datetime, ...]:
+    """Return the times in a day's cube, in order; none if there is no such file.
+
+    Raises:
+        UnreadableFile: If it is damaged.
+    """
+    try:
+        with netcdf.reading(path) as file:
+            return tuple(netcdf.times_of(file["time"]))
+    except FileNotFoundError:
+        return ()
+
+
+def cube_digests(path: Path) -> dict[datetime, str]:
+    """Return the content hash of each time in a day's cube; empty if there is no such file.
+
+    Raises:
+        UnreadableFile: If it is damaged.
+    """
+    try:
+        with netcdf.reading(path) as file:
+            digests = file["content_sha256"].asstr()[()]
+            return dict(zip(netcdf.times_of(file["time"]), digests, strict=True))
+    except FileNotFoundError:
+        return {}
+
+
 def write_cube(cube: Path, domain: str, late: Mapping[datetime, Path]) -> None:
     """Publish a day's cube of the frames in ``cube``, if it exists, and in the frame files ``late``.
 
@@ -108,7 +136,7 @@ def write_cube(cube: Path, domain: str, late: Mapping[datetime, Path]) -> None:
                 sources[time] = cube, (index,)
     times = sorted(sources)
     _check_space(cube, {path for path, _ in sources.values()})
-    with files.publish(cube) as temporary:
+    with durable.publish(cube) as temporary:
         try:
             with netcdf.new_file(temporary) as target:
                 _fill_cube(target, domain, times, [sources[time] for time in times])
@@ -229,7 +257,7 @@ def write_zarr(target: Path, domain: str, times: Sequence[datetime], frames: Ite
     seconds = np.array([int(time.timestamp()) for time in times], dtype=np.int64)
     time_attributes = {**_TIME_ATTRIBUTES, "units": netcdf.TIME_UNITS, "calendar": "standard"}
     try:
-        with files.publish_folder(target) as temporary:
+        with durable.publish_folder(target) as temporary:
             group = zarr.create_group(
                 temporary,
                 zarr_format=3,

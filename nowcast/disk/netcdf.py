@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.disk.files import storage_error
+from nowcast.disk.durable import storage_error
 from nowcast.errors import UnreadableFile
 from nowcast.frame.frame import grid_coordinates
 from nowcast.frame.grid import Grid

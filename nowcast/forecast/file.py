@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from nowcast.disk import files, netcdf
+from nowcast.disk import durable, netcdf
 from nowcast.errors import NoForecast, OutsideDomain, UnreadableFile
 from nowcast.forecast.prediction import Prediction
 from nowcast.forecast.record import ForecastRecord
@@ -64,7 +64,7 @@ def write_forecast(
             put_motion(file, prediction.motion, record.grid, record.step_minutes)
         netcdf.put_attributes(file, _globals(record))
         content = netcdf.image(file)
-    files.write_bytes(path, content, exclusive=exclusive)
+    durable.write_bytes(path, content, exclusive=exclusive)
 
 
 def _put_coordinates(file: h5py.File, record: ForecastRecord) -> None:

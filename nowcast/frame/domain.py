@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Annotated
+
+from annotated_types import Interval, Len
 
 from nowcast.frame.grid import Grid
-from nowcast.frame.units import MAX_DBZ, ZR
+from nowcast.frame.units import MAX_DBZ, NO_ECHO_DBZ, ZR
 from nowcast.names import AUTO
 
 
@@ -14,12 +17,14 @@ from nowcast.names import AUTO
 class Domain:
     """What the service must know of one radar composite.
 
+    The bounds hold for what an operator writes: :mod:`nowcast.settings` reads them from the annotations.
+
     Attributes:
         name: Identifier, used in paths and URLs: lower-case letters, digits, ``-`` and ``_``.
         step_minutes: Time between two frames, and between two lead times.
         leads: Number of lead times in a forecast.
         history: Frames a forecast looks back on, newest included.
-        thresholds_dbz: Reflectivities verification counts events at.
+        thresholds_dbz: Reflectivities verification counts events at, ascending.
         zr: Relation between reflectivity and rain rate.
         grid: Cells of the domain; ``None`` takes the grid of the first frame.
         reproject: Whether frames on other grids are brought to ``grid`` (else they are refused).
@@ -33,17 +38,19 @@ class Domain:
     """
 
     name: str
-    step_minutes: int
-    leads: int = 12
-    history: int = 4
-    thresholds_dbz: tuple[float, ...] = (20.0, 30.0, 35.0, 40.0)
+    step_minutes: Annotated[int, Interval(ge=1, le=30)]
+    leads: Annotated[int, Interval(ge=1, le=72)] = 12
+    history: Annotated[int, Interval(ge=1, le=24)] = 4
+    thresholds_dbz: Annotated[
+        tuple[Annotated[float, Interval(gt=NO_ECHO_DBZ, le=MAX_DBZ)], ...], Len(1, 16)
+    ] = (20.0, 30.0, 35.0, 40.0)
     zr: ZR = field(default_factory=ZR)
     grid: Grid | None = None
     reproject: bool = False
-    max_dbz: float = MAX_DBZ
+    max_dbz: Annotated[float, Interval(ge=40, le=100)] = MAX_DBZ
     model: str = AUTO
-    future_minutes: int = 10
-    backfill_minutes: int = 180
+    future_minutes: Annotated[int, Interval(ge=0, le=1440)] = 10
+    backfill_minutes: Annotated[int, Interval(ge=1, le=10_080)] = 180
     title: str = ""
     credit: str = ""
 

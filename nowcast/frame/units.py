@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt
 from numpy.typing import NDArray
 
 #: Reflectivity [dBZ] at and below which a pixel counts as dry in a frame or forecast.
@@ -25,8 +27,8 @@ class ZR:
         39.01
     """
 
-    a: float = 200.0
-    b: float = 1.6
+    a: Annotated[float, Gt(0)] = 200.0
+    b: Annotated[float, Gt(0)] = 1.6
 
     def to_dbz(self, rain_rate_mm_h: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return reflectivity [dBZ]; 0 mm/h gives -inf, NaN stays NaN."""

@@ -42,8 +42,8 @@ class Rivals:
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self._settings, self._telemetry = settings, telemetry
         self._compute = settings.compute()
-        self._archive = Archive(settings.data_dir / "archive")
-        self._book = ScoreBook(settings.data_dir / "scores")
+        self._archive = Archive(settings.folder.archive)
+        self._book = ScoreBook(settings.folder.scores)
         self._failures: Counter[tuple[str, datetime, str]] = Counter()
 
     def catch_up(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from nowcast.compute import Compute
-from nowcast.disk.files import iso
+from nowcast.disk.dates import iso
 from nowcast.errors import UnknownModel
 from nowcast.forecast.prediction import Prediction
 from nowcast.forecast.record import ForecastRecord

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import UnreadableFile
 from nowcast.methods.gate import Counts, Evidence
 from nowcast.names import EXTRAPOLATION
@@ -83,7 +83,7 @@ def write_prior(path: Path, prior: Prior) -> None:
         for (method, lead), counts in sorted(prior.counts.items())
     ]
     opening, rows = json.dumps(head, ensure_ascii=False).removesuffix("}"), ",\n".join(lines)
-    files.write_bytes(path, f'{opening}, "counts": [\n{rows}\n]}}\n'.encode())
+    durable.write_bytes(path, f'{opening}, "counts": [\n{rows}\n]}}\n'.encode())
 
 
 def read_prior(path: Path) -> Prior:
@@ -101,7 +101,7 @@ def read_prior(path: Path) -> Prior:
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableFile(f"{path} holds no prior: {error}") from error
     except OSError as error:
-        raise files.storage_error("read", path, error) from error
+        raise durable.storage_error("read", path, error) from error
 
 
 @lru_cache(maxsize=1)

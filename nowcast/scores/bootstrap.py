@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.disk.files import iso
+from nowcast.disk.dates import iso
 from nowcast.errors import InputError
 from nowcast.scores.judged import JUDGED_DBZ, mean_csi_of
 from nowcast.scores.skillfile import IssueLead, Scored, entries

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from nowcast.disk import files
-from nowcast.disk.memo import Recent, version_of
-from nowcast.errors import UnknownDomain, UnreadableFile
+from nowcast.disk import durable
+from nowcast.disk.dated_tree import DatedTree
+from nowcast.disk.memo import Memo, version_of
+from nowcast.errors import UnreadableFile
 from nowcast.scores.scorefile import (
     DayTable,
     ModelLead,
@@ -30,7 +30,6 @@ __all__ = ["ModelLead", "Pair", "ScoreBook", "Scores"]
 log = logging.getLogger(__name__)
 
 _DAY = timedelta(days=1)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class ScoreBook:
@@ -49,9 +48,10 @@ class ScoreBook:
             cached_days: Days whose sums are kept in memory (about 30 kB each).
         """
         self.root = root
-        self._summaries: Recent[list[tuple[ModelLead, Tally]]] = Recent(cached_days)
-        self._pairs: Recent[list[Pair]] = Recent(cached_days)
-        self._tables: Recent[DayTable] = Recent(4)  # about 3 MB each
+        self._tree = DatedTree(root, suffix=".json", day_suffix=".jsonl.gz", named_by_domain=False)
+        self._summaries: Memo[list[tuple[ModelLead, Tally]]] = Memo(cached_days)
+        self._pairs: Memo[list[Pair]] = Memo(cached_days)
+        self._tables: Memo[DayTable] = Memo(4)  # about 3 MB each
 
     def save(self, domain: str, valid_time: datetime, scores: Mapping[ModelLead, Tally]) -> None:
         """Keep what forecasts of ``valid_time`` scored, beside what others of it scored before.
@@ -63,7 +63,7 @@ class ScoreBook:
         """
         with self._locked(domain):
             merged = {**self._at(domain, valid_time), **scores}
-            write_time(self._path(domain, valid_time), valid_time, merged)
+            write_time(self._tree.file(domain, valid_time), valid_time, merged)
 
     def scored(self, domain: str, valid_time: datetime) -> set[ModelLead]:
         """Return models and lead times [minutes] whose forecasts of ``valid_time`` are scored.
@@ -91,7 +91,7 @@ class ScoreBook:
         """
         pooled: Scores = {}
         left_out = 0
-        for day in self._days(domain, start, end, newest_first=True):
+        for day in self._tree.days(domain, start, end, newest_first=True):
             is_whole = (start is None or start <= day) and (
                 end is None or day + _DAY <= end + timedelta(seconds=1)
             )
@@ -117,11 +117,15 @@ class ScoreBook:
         Raises:
             StorageError: If the disk refuses.
         """
-        for day in self._days(domain, start, end):
+        for day in self._tree.days(domain, start, end):
             if start <= day and day + _DAY <= end:
                 yield self._whole_day(domain, reference, day)
             else:
                 yield self._table(domain, day).paired(reference, start, end)
+
+    def loose_days(self, domain: str, end: datetime) -> list[date]:
+        """Return the UTC days up to ``end`` that have scores outside their day's file, in order."""
+        return [midnight.date() for midnight in self._tree.loose_days(domain, end)]
 
     def compact(self, domain: str, day: date) -> Path | None:
         """Gather the scores of a UTC day into one file; return it, ``None`` if there are none.
@@ -135,7 +139,7 @@ class ScoreBook:
             StorageError: If the disk refuses.
         """
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        target = self._day_path(domain, midnight)
+        target = self._tree.day_file(domain, midnight)
         with self._locked(domain):
             paths = self._own_files(domain, midnight)
             own = {time: scores for time, path in paths.items() if (scores := _read_or_log(path)) is not None}
@@ -145,15 +149,15 @@ class ScoreBook:
             for time in own:
                 _unlink(paths[time])
             with suppress(OSError):  # a damaged file, or a stranger's, is still in it
-                files.day_folder(self._folder(domain), midnight).rmdir()
+                self._tree.day_folder(domain, midnight).rmdir()
         return target if target.exists() else None
 
     def damaged(self, domain: str) -> Iterator[tuple[Path, str]]:
         """Yield each file of a domain that cannot be read, with what is wrong; reads everything."""
-        for day in self._days(domain):
+        for day in self._tree.days(domain):
             readers: dict[Path, Callable[[Path], object]]
             readers = dict.fromkeys(self._own_files(domain, day).values(), read_time)
-            readers[self._day_path(domain, day)] = lambda path: (read_day_sums(path), read_day(path))
+            readers[self._tree.day_file(domain, day)] = lambda path: (read_day_sums(path), read_day(path))
             for path, read in readers.items():
                 try:
                     read(path)
@@ -163,18 +167,18 @@ class ScoreBook:
                     yield path, str(error)
 
     def _locked(self, domain: str) -> AbstractContextManager[None]:
-        return files.locked(self._folder(domain) / ".scores.lock")
+        return durable.locked(self._tree.folder(domain) / ".scores.lock")
 
     def _at(self, domain: str, valid_time: datetime) -> Scores:
         """Return the scores of one valid time."""
-        own = _read_or_log(self._path(domain, valid_time))
+        own = _read_or_log(self._tree.file(domain, valid_time))
         if own is not None:
             return own
         return dict(self._compacted(domain, valid_time).pooled(valid_time, valid_time))
 
     def _summary(self, domain: str, day: datetime) -> list[tuple[ModelLead, Tally]]:
         """Return the sums over a whole day."""
-        path = self._day_path(domain, day)
+        path = self._tree.day_file(domain, day)
         own = self._own_files(domain, day)
 
         def make() -> list[tuple[ModelLead, Tally]]:
@@ -189,7 +193,7 @@ class ScoreBook:
 
     def _whole_day(self, domain: str, reference: str, day: datetime) -> list[Pair]:
         """Return the sums of :meth:`paired` over a whole day."""
-        path = self._day_path(domain, day)
+        path = self._tree.day_file(domain, day)
         version = version_of(path, *self._own_files(domain, day).values())
         return self._pairs.get((path, reference), version, lambda: self._table(domain, day).paired(reference))
 
@@ -198,62 +202,24 @@ class ScoreBook:
         own = self._own_files(domain, day)
         if not own:
             return self._compacted(domain, day)
-        version = version_of(self._day_path(domain, day), *own.values())
-        folder = files.day_folder(self._folder(domain), day)
+        version = version_of(self._tree.day_file(domain, day), *own.values())
+        folder = self._tree.day_folder(domain, day)
         return self._tables.get(folder, version, lambda: self._gathered(domain, day, own))
 
     def _compacted(self, domain: str, day: datetime) -> DayTable:
         """Return the scores in a day's file, empty if there is none; damage is logged."""
-        path = self._day_path(domain, day)
+        path = self._tree.day_file(domain, day)
         return self._tables.get(path, version_of(path), lambda: _read_day_or_log(path))
 
     def _gathered(self, domain: str, day: datetime, own: Mapping[datetime, Path]) -> DayTable:
         """Return the scores in single files and in the day's file; what is damaged is logged and left out."""
         scores = {time: kept for time, path in own.items() if (kept := _read_or_log(path)) is not None}
         # Only now: a file that went just now is in the day's file, which was there before the file went.
-        return DayTable.of({**_read_day_or_log(self._day_path(domain, day)).scores(), **scores})
-
-    def _folder(self, domain: str) -> Path:
-        if not _NAME.fullmatch(domain):
-            raise UnknownDomain(f"a domain's name has letters, digits, '-' and '_' only, got {domain!r}")
-        return self.root / domain
-
-    def _path(self, domain: str, valid_time: datetime) -> Path:
-        folder = files.day_folder(self._folder(domain), valid_time)
-        return folder / f"{files.stamp(valid_time)}.json"
-
-    def _day_path(self, domain: str, day: datetime) -> Path:
-        month = files.day_folder(self._folder(domain), day).parent
-        return month / f"{domain}_{files.stamp(day)[:8]}.jsonl.gz"
+        return DayTable.of({**_read_day_or_log(self._tree.day_file(domain, day)).scores(), **scores})
 
     def _own_files(self, domain: str, day: datetime) -> dict[datetime, Path]:
         """Return the valid times that have a file of their own, in order."""
-        folder = files.day_folder(self._folder(domain), day)
-        found = {}
-        for name in sorted(files.listing(folder)):
-            time = files.parse_stamp(name.removesuffix(".json"))
-            if time is not None and name.endswith(".json"):
-                found[time] = folder / name
-        return found
-
-    def _days(
-        self,
-        domain: str,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        *,
-        newest_first: bool = False,
-    ) -> Iterator[datetime]:
-        """Yield the midnight of each day that may have scores."""
-        for month, path in files.month_folders(self._folder(domain), start, end, newest_first=newest_first):
-            names = files.listing(path)
-            days = {month + name for name in names if len(name) == 2}
-            days |= {name[-17:-9] for name in names if name.endswith(".jsonl.gz")}
-            midnights = filter(None, (files.parse_stamp(f"{day}T000000Z") for day in days))
-            for midnight in sorted(midnights, reverse=newest_first):
-                ends_too_early = start is not None and midnight + _DAY <= start
-                if not ends_too_early and not (end is not None and midnight > end):
-                    yield midnight
+        return {scores.time: scores.path for scores in self._tree.files_of_day(domain, day)}
 
 
 def _read_or_log(path: Path) -> Scores | None:
@@ -283,4 +249,4 @@ def _unlink(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise files.storage_error("remove", path, error) from error
+        raise durable.storage_error("remove", path, error) from error

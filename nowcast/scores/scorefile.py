@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import UnreadableFile
 from nowcast.scores.tally import Tally
 
@@ -143,7 +143,7 @@ def write_time(path: Path, valid_time: datetime, scores: Mapping[ModelLead, Tall
     """
     stamp = valid_time.astimezone(UTC).isoformat()
     entries = [_entry(key, tally) for key, tally in scores.items()]
-    files.write_bytes(path, _dumps({"format": FORMAT, "valid_time": stamp, "scores": entries}))
+    durable.write_bytes(path, _dumps({"format": FORMAT, "valid_time": stamp, "scores": entries}))
 
 
 def read_time(path: Path) -> Scores:
@@ -166,7 +166,7 @@ def write_day(path: Path, table: DayTable) -> None:
         StorageError: If the disk refuses; what was there before is as it was.
     """
     sums = [_entry(key, tally) for key, tally in table.pooled()]
-    with files.publish(path) as temporary, gzip.open(temporary, "wb", compresslevel=1) as file:
+    with durable.publish(path) as temporary, gzip.open(temporary, "wb", compresslevel=1) as file:
         file.write(_dumps({"format": FORMAT, "series": len(table.series), "sums": sums}))
         for one in table.series:
             times = np.datetime_as_string(one.times, unit="s", timezone="UTC").tolist()
@@ -238,4 +238,4 @@ def _reading(path: Path) -> Iterator[None]:
     except _DAMAGE as error:
         raise UnreadableFile(f"{path} holds no scores: {error or type(error).__name__}") from error
     except OSError as error:
-        raise files.storage_error("read", path, error) from error
+        raise durable.storage_error("read", path, error) from error

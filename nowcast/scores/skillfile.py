@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nowcast.disk import files
+from nowcast.disk import dates, durable
 from nowcast.errors import UnreadableFile
 from nowcast.names import EXTRAPOLATION
 from nowcast.scores.judged import JUDGED_DBZ, mean_csi_of
@@ -61,13 +61,13 @@ class Skill:
                 if issued.tzinfo is None:
                     raise ValueError(f"{event}: expected issue times with a zone, got {issued} without")
                 if lead <= 0:
-                    raise ValueError(f"{event}, {files.iso(issued)}: expected positive leads, got {lead}")
+                    raise ValueError(f"{event}, {dates.iso(issued)}: expected positive leads, got {lead}")
                 first = first or tally
                 if not tally.is_like(first):
                     got, expected = (
                         f"{one.thresholds_dbz} dBZ over {one.windows_km} km" for one in (tally, first)
                     )
-                    where = f"{event}, {files.iso(issued)}, {lead} min"
+                    where = f"{event}, {dates.iso(issued)}, {lead} min"
                     raise ValueError(f"{where}: expected scores at {expected}, got {got}")
 
     @property
@@ -143,7 +143,7 @@ def write_skill(path: Path, skill: Skill) -> None:
         "events": _plain(skill.events),
         "references": {name: _plain(scored) for name, scored in skill.references.items()},
     }
-    files.write_bytes(path, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
+    durable.write_bytes(path, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
 
 
 def read_skill(path: Path) -> Skill:
@@ -167,7 +167,7 @@ def read_skill(path: Path) -> Skill:
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableFile(f"{path} holds no skill: {error}") from error
     except OSError as error:
-        raise files.storage_error("read", path, error) from error
+        raise durable.storage_error("read", path, error) from error
 
 
 def _restricted(scored: Scored, keys: Set[IssueLead]) -> Scored:
@@ -181,7 +181,7 @@ def _restricted(scored: Scored, keys: Set[IssueLead]) -> Scored:
 def _plain(scored: Scored) -> dict[str, Any]:
     return {
         event: {
-            files.iso(issued): {str(lead): tally.to_dict() for lead, tally in leads.items()}
+            dates.iso(issued): {str(lead): tally.to_dict() for lead, tally in leads.items()}
             for issued, leads in times.items()
         }
         for event, times in scored.items()

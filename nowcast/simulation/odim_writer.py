@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nowcast.disk.files import publish
+from nowcast.disk.durable import publish
 from nowcast.frame.frame import RawFrame
 from nowcast.frame.grid import Grid
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning
 
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.training.effort import Effort
 
 #: Called with what is being done, the number done and the number there is.
@@ -110,7 +110,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     table = csv.DictWriter(text, list(names))
     table.writeheader()
     table.writerows(rows)
-    files.write_bytes(path, text.getvalue().encode())
+    durable.write_bytes(path, text.getvalue().encode())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

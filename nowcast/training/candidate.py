@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from models.normalisation import HIGH_DBZ, LOW_DBZ
 from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.hindcast.cases import Cases
 from nowcast.hindcast.evaluation import MOST_ISSUES, ArchivedFrames, score_events
 from nowcast.methods.extrapolation import Extrapolation, Persistence
 from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import save
 from nowcast.methods.networks.loading import network
-from nowcast.methods.networks.versions import CARD_FILE
+from nowcast.names import CARD_FILE
 from nowcast.rendering import Panel, render_panels
 from nowcast.scores.skillfile import MEAN_CSI, SKILL_FILE, Skill, entries, mean_csi, pooled, write_skill
 from nowcast.training.callbacks import Report, read_rows, write_rows
@@ -75,7 +75,7 @@ def write_candidate(
         for row in read_rows(path)
     ]
     write_rows(output / CURVES_FILE, rows)
-    files.write_bytes(output / CURVES_PICTURE, plot_curves(rows))
+    durable.write_bytes(output / CURVES_PICTURE, plot_curves(rows))
     pictures = [CURVES_PICTURE]
     if trained.events:
         method = network(trained.plan.model, Compute(weights=output))
@@ -87,10 +87,10 @@ def write_candidate(
         write_skill(output / SKILL_FILE, skill)
         card = replace(card, scores=_means(skill))
         sha256 = save(output, trained.network, card, half=half)
-        files.write_bytes(output / EXAMPLES_PICTURE, _example(archive, trained, skill, method))
+        durable.write_bytes(output / EXAMPLES_PICTURE, _example(archive, trained, skill, method))
         pictures.append(EXAMPLES_PICTURE)
     text = model_card(trained.plan.model, sha256, card, trained.facts, skill, pictures)
-    files.write_bytes(output / CARD_FILE, text.encode())
+    durable.write_bytes(output / CARD_FILE, text.encode())
     return skill
 
 

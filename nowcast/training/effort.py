@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import StorageError
 
 #: Where Linux counts the energy of processors [microjoule]; often root alone may read it.
@@ -55,7 +55,7 @@ class Effort:
         self._path, self._powercap = path, powercap
         known: dict[str, Any] = {}
         with suppress(FileNotFoundError, StorageError):  # a note that is lost is no reason to stop
-            known = files.read_json(path)
+            known = durable.read_json(path)
         self.seconds = float(known.get("seconds", 0.0))
         self.joules = 0.0 if not known else known.get("joules")
         self._at, self._counters = time.monotonic(), _counters(powercap)
@@ -80,7 +80,7 @@ class Effort:
             self.joules = None
         self.seconds += at - self._at
         self._at, self._counters = at, counters
-        files.write_json(self._path, {"seconds": self.seconds, "joules": self.joules})
+        durable.write_json(self._path, {"seconds": self.seconds, "joules": self.joules})
 
 
 def _counters(powercap: Path) -> dict[str, tuple[int, int]]:

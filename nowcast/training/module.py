@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.forecaster import Forecaster
 from models.normalisation import HIGH_DBZ, LOW_DBZ
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import TrainingStopped, WeightsError
 
 #: Thresholds [dBZ] of the CSI that decides which weights are kept.
@@ -159,7 +159,7 @@ class Learning(lightning.LightningModule):
     def _stop(self, batch: Mapping[str, Tensor] | None, why: str) -> None:
         kept = {name: value.detach().cpu().contiguous() for name, value in (batch or self._batch).items()}
         path = self._folder / BAD_BATCH_FILE
-        files.write_bytes(path, bytes_of(kept))
+        durable.write_bytes(path, bytes_of(kept))
         numbers = kept["number"].tolist() if "number" in kept else []
         raise TrainingStopped(
             f"expected a finite loss, but {why} at step {self.global_step}; its batch, draws {numbers}, "
@@ -192,7 +192,7 @@ class DurableCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint under another name, bring it to the disk, and rename it."""
-        with files.publish(Path(path)) as partial:
+        with durable.publish(Path(path)) as partial:
             torch.save(checkpoint, partial)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.training.callbacks import Beat, Curves, Report, quiet
 from nowcast.training.data import Draws, Numbers, loader
 from nowcast.training.effort import Effort
@@ -115,7 +115,7 @@ def run_phase(phase: Phase, setting: Setting) -> None:
         if best is not None and best.best_model_path:
             state = DurableCheckpoints().load_checkpoint(best.best_model_path)["state_dict"]
             learning.load_state_dict(state)
-        with files.publish(finished) as partial:
+        with durable.publish(finished) as partial:
             torch.save(phase.forecaster.state_dict(), partial)
         setting.effort.note(now=True)
     trainer.strategy.barrier()

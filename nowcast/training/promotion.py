@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import InputError, NotFound, StorageError, WeightsError
 from nowcast.methods.networks.loading import verified
 from nowcast.methods.networks.versions import Change, Shelf, hash_of, trail, version_name
@@ -68,7 +68,7 @@ def promote(
     skill = _skill_of(candidate)
     with shelf.alone():
         now = now or datetime.now(UTC)
-        files.sweep_partials(shelf.folder)
+        durable.sweep_partials(shelf.folder)
         verdict = _judge(shelf, skill)
         if not (verdict.is_better or force):
             return Promotion(None, verdict.against, verdict.text)

@@ -16,7 +16,7 @@ from models.forecaster import Forecaster
 from models.registry import PRESETS, build
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import Event, events_to_hold_out, find_events
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel
 from nowcast.methods.networks.checkpoint import Card, Source, Task
 from nowcast.names import NETWORKS
@@ -144,12 +144,12 @@ def _steps(
     path = output / PLAN_FILE
     wanted = json.loads(json.dumps(asdict(plan)))
     tiles = [[one.path.name for one in part] for part in (learnt, held_out)]
-    with files.locked(output / ".plan.lock"):  # of several processes one measures
+    with durable.locked(output / ".plan.lock"):  # of several processes one measures
         if not path.exists():
             steps = plan.steps or _steps_in(plan, network, learnt, output)
-            files.write_json(path, {"plan": wanted, "steps": steps, "tiles": tiles})
+            durable.write_json(path, {"plan": wanted, "steps": steps, "tiles": tiles})
             return steps
-        kept = files.read_json(path)
+        kept = durable.read_json(path)
     if kept["plan"] != wanted:
         differ = sorted(key for key in wanted if kept["plan"].get(key) != wanted[key])
         raise BadRequest(f"{output} holds a training of another plan: {', '.join(differ)} differ")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from models.normalisation import NOT_OBSERVED, to_bytes
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import Event
-from nowcast.disk import files
+from nowcast.disk import dates, durable
 from nowcast.errors import NotEnoughFrames
 from nowcast.methods.sprog import faded
 from nowcast.motion.flow import FRAMES, motion_field
@@ -144,12 +144,12 @@ def prepare(
 
 def _prepared(archive: Archive, event: Event, shape: Shape, folder: Path) -> Tiles:
     told = {key: value for key, value in asdict(shape).items() if key != "guess" or value}
-    facts = [FORMAT, told, event.name, event.step_minutes, [files.iso(time) for time in event.times]]
+    facts = [FORMAT, told, event.name, event.step_minutes, [dates.iso(time) for time in event.times]]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     index, path = folder / f"{event.name}-{key}.json", folder / f"{event.name}-{key}.npy"
-    with files.locked(folder / f".{event.name}.lock"):  # one process prepares, others use what it made
+    with durable.locked(folder / f".{event.name}.lock"):  # one process prepares, others use what it made
         try:
-            known = files.read_json(index)
+            known = durable.read_json(index)
         except FileNotFoundError:
             known = _publish(index, path, shape, *_tiles_of(archive, event, shape))
             log.info("%s: %d tiles", event.name, len(known["rain"]))
@@ -159,10 +159,10 @@ def _prepared(archive: Archive, event: Event, shape: Shape, folder: Path) -> Til
 
 def _publish(index: Path, path: Path, shape: Shape, cell_km: float, tiles: list[Bytes]) -> dict[str, Any]:
     """Write tiles, then what is known of them, which makes them valid."""
-    with files.publish(path) as partial, partial.open("wb") as file:
+    with durable.publish(path) as partial, partial.open("wb") as file:
         np.save(file, np.stack(tiles) if tiles else np.empty((0, 0, 0, 0), np.uint8))
     known = {"cell_km": cell_km, "rain": [_rain_share(tile[shape.frames - 1]) for tile in tiles]}
-    files.write_json(index, known)
+    durable.write_json(index, known)
     return known
 
 

@@ -26,6 +26,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from api import cache
 from api.cache import ENTRY_OVERHEAD, Lru, Products, RedisTier, Refreshed
+from nowcast.disk.data_folder import DataFolder
 from nowcast.forecast.store import ForecastStore
 
 pytestmark = pytest.mark.anyio
@@ -178,7 +179,7 @@ async def test_a_forecast_made_again_with_other_content_is_another_product(
     async with serving(settings) as client:
         assert (await client.get(**where)).json()["outlook"] == "rain"
         await asyncio.sleep(0.5)
-        store = ForecastStore(data_dir / "forecasts")
+        store = ForecastStore(DataFolder(data_dir).forecasts)
         store.path("north", ISSUED, "extrapolation").unlink()
         save_forecast(data_dir, ISSUED, fields=[lead_field(1)] * LEADS)
         assert (await client.get(**where)).json()["outlook"] == "dry"

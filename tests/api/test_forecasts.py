@@ -15,6 +15,7 @@ from north import ISSUED, LEADS, RAINY, STEP, TEN_MM_H, save_forecast, serving, 
 from PIL import Image
 
 from api import cache, middleware
+from nowcast.disk.data_folder import DataFolder
 from nowcast.forecast.store import ForecastStore
 
 pytestmark = pytest.mark.anyio
@@ -290,7 +291,7 @@ async def test_a_new_forecast_shows_within_half_a_second(
 
 
 async def test_a_damaged_file_is_the_service_s_fault_and_keeps_its_path_to_itself(data_dir: Path) -> None:
-    path = ForecastStore(data_dir / "forecasts").path("north", ISSUED, "extrapolation")
+    path = ForecastStore(DataFolder(data_dir).forecasts).path("north", ISSUED, "extrapolation")
     path.write_bytes(path.read_bytes()[:500])
     async with serving(settings_for(data_dir)) as client:
         answer = await client.get(f"{FORECASTS}/latest")

@@ -10,6 +10,7 @@ from north import GRID, ISSUED, STEP, empty_field, serving, settings_for
 
 from api import cache, middleware
 from nowcast.archive.archive import Archive
+from nowcast.disk.data_folder import DataFolder
 from nowcast.frame.frame import frame_array
 
 pytestmark = pytest.mark.anyio
@@ -66,6 +67,6 @@ async def test_a_new_frame_shows_within_half_a_second(
         monkeypatch.setattr(module, "monotonic", lambda: clock)
     async with serving(settings_for(data_dir)) as client:
         await client.get(f"{OBSERVATIONS}/latest")
-        Archive(data_dir / "archive").add("north", frame_array(empty_field(), GRID, ISSUED + STEP))
+        Archive(DataFolder(data_dir).archive).add("north", frame_array(empty_field(), GRID, ISSUED + STEP))
         clock += 0.5
         assert (await client.get(f"{OBSERVATIONS}/latest")).json()["time"] == "2026-01-01T12:05:00Z"

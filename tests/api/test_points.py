@@ -23,6 +23,7 @@ from north import (
 )
 
 from nowcast.archive.archive import Archive
+from nowcast.disk.data_folder import DataFolder
 from nowcast.frame.frame import frame_array
 
 pytestmark = pytest.mark.anyio
@@ -111,7 +112,7 @@ async def test_no_echo_and_a_drizzle_below_minus_ten_stay_apart_through_the_file
 
 
 async def test_the_observation_is_found_in_a_compacted_day_too(data_dir: Path) -> None:
-    archive = Archive(data_dir / "archive")
+    archive = Archive(DataFolder(data_dir).archive)
     archive.compact("north", ISSUED.date())
     assert archive.path("north", ISSUED).name == "north_20260101.nc"
     async with serving(settings_for(data_dir)) as client:
@@ -121,7 +122,7 @@ async def test_the_observation_is_found_in_a_compacted_day_too(data_dir: Path) -
 
 async def test_a_newer_frame_is_observed_while_its_forecast_is_being_made(data_dir: Path) -> None:
     async with serving(settings_for(data_dir)) as client:
-        Archive(data_dir / "archive").add("north", frame_array(empty_field(), GRID, ISSUED + STEP))
+        Archive(DataFolder(data_dir).archive).add("north", frame_array(empty_field(), GRID, ISSUED + STEP))
         answer = await ask(client, RAINY)
         assert (answer["observed"]["time"], answer["observed"]["state"]) == (
             "2026-01-01T12:05:00Z",

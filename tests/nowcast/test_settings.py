@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nowcast.errors import SettingsError, UnknownDomain
+from nowcast.frame.domain import Domain
 from nowcast.settings import load_domains, load_settings
 
 
@@ -22,7 +23,7 @@ def test_a_minimal_domain_has_the_documented_defaults(tmp_path: Path) -> None:
     assert domain.thresholds_dbz == (20.0, 30.0, 35.0, 40.0)
     assert (domain.zr.a, domain.zr.b) == (200.0, 1.6)
     assert domain.grid is None
-    assert domain.model == "auto"
+    assert domain == Domain("fmi", 5)
 
 
 def test_a_full_domain_is_read(tmp_path: Path) -> None:
@@ -60,6 +61,14 @@ def test_a_full_domain_is_read(tmp_path: Path) -> None:
             r"grid\.crs: .*expected a PROJ string, an EPSG code or WKT, got 'nonsense'",
         ),
         ("step_minutes = 5\nzr = { a = nan }", r"domains\.fmi\.zr\.a: .*finite"),
+        ("step_minutes = 5\nzr = { c = 1 }", r"domains\.fmi\.zr\.c: extra inputs are not permitted"),
+        ("step_minutes = 5\nmax_dbz = inf", r"domains\.fmi\.max_dbz: .*finite"),
+        ("step_minutes = 5\nleads = 73", r"domains\.fmi\.leads: .*less than or equal to 72, got 73"),
+        ("step_minutes = 5\nname = 'x'", r"domains\.fmi\.name: expected the name in \[domains\.NAME\] only"),
+        (
+            "step_minutes = 5\nname = 'fmi'",
+            r"domains\.fmi\.name: expected the name in \[domains\.NAME\] only",
+        ),
         ("step_minutes =", r"not TOML: .*line 2"),
     ],
 )

@@ -18,6 +18,7 @@ from patience import PATIENCE_SECONDS
 from api.app import create_app
 from api.service import Service
 from nowcast.archive.archive import Archive
+from nowcast.disk.data_folder import DataFolder
 from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.forecast.record import ForecastRecord
 from nowcast.forecast.store import ForecastStore
@@ -96,7 +97,7 @@ def save_forecast(
         methods=methods,
         choice_reason=choice_reason,
     )
-    return ForecastStore(data_dir / "forecasts").save(record, Prediction(map(Lead, fields)))
+    return ForecastStore(DataFolder(data_dir).forecasts).save(record, Prediction(map(Lead, fields)))
 
 
 def point_of(cell: tuple[int, int]) -> dict[str, float]:
@@ -117,7 +118,7 @@ def tally(hits: int, misses: int, false_alarms: int) -> Tally:
 
 def fill(data_dir: Path) -> None:
     """Make the data directory the tests ask about."""
-    archive = Archive(data_dir / "archive")
+    archive = Archive(DataFolder(data_dir).archive)
     for number in range(4):
         field = empty_field()
         if number == 3:
@@ -126,7 +127,7 @@ def fill(data_dir: Path) -> None:
         archive.add("north", frame)
     save_forecast(data_dir, ISSUED - STEP, model="persistence", degraded_reason="no motion")
     save_forecast(data_dir, ISSUED)
-    book = ScoreBook(data_dir / "scores")
+    book = ScoreBook(DataFolder(data_dir).scores)
     book.save(
         "north", ISSUED - STEP, {("extrapolation", 5): tally(6, 2, 2), ("persistence", 5): tally(4, 4, 4)}
     )

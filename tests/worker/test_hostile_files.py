@@ -131,7 +131,7 @@ def run(tmp_path: Path, samples: list[tuple[Path, int]], count: int, seed: int) 
         for number in range(count):
             which = chance.randrange(len(samples))
             name, (path, _) = f"d{which}", samples[which]
-            target = settings.inbox(name) / f"{number:05}_{path.name}"
+            target = settings.folder.inbox(name) / f"{number:05}_{path.name}"
             target.write_bytes(mutated(path, chance))
             start = time.monotonic()
             became = ingest.take(name, target)
@@ -141,13 +141,13 @@ def run(tmp_path: Path, samples: list[tuple[Path, int]], count: int, seed: int) 
             assert became, f"{target.name} had no outcome"
             assert not target.exists(), f"{target.name} is still in the inbox"
             outcomes.update(became)
-            check_quarantine(settings.quarantine(name), target.name, became)
+            check_quarantine(settings.folder.quarantine(name), target.name, became)
         assert slowest < SECONDS + PATIENCE_SECONDS
         assert psutil.Process().memory_info().rss < 2 * 2**30
     finally:
         ingest.close()
     for name in domains:
-        check_archived(Archive(settings.data_dir / "archive"), name)
+        check_archived(Archive(settings.folder.archive), name)
     return outcomes
 
 

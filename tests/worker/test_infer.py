@@ -15,6 +15,7 @@ from weather import DOMAIN, GRID, START, STEP, raw_frames, settings
 
 from models.convlstm import ConvLSTM, ConvLSTMConfig
 from nowcast.archive.archive import Archive
+from nowcast.disk.data_folder import DataFolder
 from nowcast.errors import UnknownModel
 from nowcast.forecast.prediction import Prediction
 from nowcast.forecast.store import ForecastStore, read_record
@@ -38,7 +39,7 @@ def here(data_dir: Path) -> Settings:
 
 
 def archived(here: Settings, count: int, *, without: tuple[int, ...] = ()) -> None:
-    archive = Archive(here.data_dir / "archive")
+    archive = Archive(here.folder.archive)
     for number, raw in enumerate(raw_frames(count)):
         if number not in without:
             archive.add("sim", normalise(raw, replace(DOMAIN, grid=GRID)))
@@ -49,7 +50,7 @@ def test_a_job_becomes_a_stored_forecast_with_its_record(here: Settings) -> None
     infer = Infer(here, Telemetry())
     job = Job("sim", START + 4 * STEP)
     assert infer.handle([job]) == [job]
-    issue_time, model, path = ForecastStore(here.data_dir / "forecasts").latest("sim") or pytest.fail("none")
+    issue_time, model, path = ForecastStore(here.folder.forecasts).latest("sim") or pytest.fail("none")
     record = read_record(path)
     assert (issue_time, model) == (START + 4 * STEP, "extrapolation")
     assert record.input_frames == tuple(f"2026-01-01T12:{minute:02}:00Z" for minute in (5, 10, 15, 20))
@@ -61,9 +62,7 @@ def test_a_bridged_frame_is_marked_and_a_short_history_says_so(here: Settings) -
     archived(here, 6, without=(1, 2, 4))
     infer = Infer(here, Telemetry())
     infer.handle([Job("sim", START + 5 * STEP)])
-    record = read_record(
-        ForecastStore(here.data_dir / "forecasts").path("sim", START + 5 * STEP, "extrapolation")
-    )
+    record = read_record(ForecastStore(here.folder.forecasts).path("sim", START + 5 * STEP, "extrapolation"))
     assert record.input_frames == ("2026-01-01T12:15:00Z", "2026-01-01T12:20:00Z*", "2026-01-01T12:25:00Z")
     assert "newest 3 frames instead of 4" in record.degraded_reason
 
@@ -72,7 +71,7 @@ def test_one_frame_alone_still_gets_a_forecast_that_says_why_it_is_weak(here: Se
     archived(here, 1)
     telemetry = Telemetry()
     Infer(here, telemetry).handle([Job("sim", START)])
-    _, model, path = ForecastStore(here.data_dir / "forecasts").latest("sim") or pytest.fail("none")
+    _, model, path = ForecastStore(here.folder.forecasts).latest("sim") or pytest.fail("none")
     assert "frame" in read_record(path).degraded_reason
     labels = {"domain": "sim", "model": model, "outcome": "degraded"}
     assert telemetry.registry.get_sample_value("nowcast_forecasts_total", labels) == 1
@@ -83,7 +82,7 @@ def test_a_forecast_is_not_made_twice_but_is_told_again(here: Settings, client: 
     job = Job("sim", START + 4 * STEP)
     infer = Infer(here, Telemetry(), Bus(client))
     infer.handle([job])
-    (path,) = (here.data_dir / "forecasts").rglob("*.nc")
+    (path,) = (here.folder.forecasts).rglob("*.nc")
     before = path.stat().st_mtime_ns
     pointer = here.data_dir / "forecasts/sim/latest.json"
     pointer.unlink()  # as if its maker had died before telling
@@ -100,14 +99,14 @@ def test_an_issue_time_far_behind_the_newest_frame_is_superseded(data_dir: Path)
     telemetry = Telemetry()
     job = Job("sim", START)
     assert Infer(here, telemetry).handle([job]) == [job]
-    assert not list((data_dir / "forecasts").rglob("*.nc"))
+    assert not list((DataFolder(data_dir).forecasts).rglob("*.nc"))
     labels = {"domain": "sim", "model": "extrapolation", "outcome": "superseded"}
     assert telemetry.registry.get_sample_value("nowcast_forecasts_total", labels) == 1
 
 
 def test_catching_up_makes_what_is_missing_newest_first(here: Settings) -> None:
     archived(here, 4)
-    infer, store = Infer(here, Telemetry()), ForecastStore(here.data_dir / "forecasts")
+    infer, store = Infer(here, Telemetry()), ForecastStore(here.folder.forecasts)
     seen = []
     while infer.catch_up():
         seen.append(len(store.issue_times("sim")))
@@ -117,7 +116,7 @@ def test_catching_up_makes_what_is_missing_newest_first(here: Settings) -> None:
 
 def test_a_damaged_frame_does_not_stop_the_others(here: Settings) -> None:
     archived(here, 4)
-    damaged = Archive(here.data_dir / "archive").path("sim", START + 3 * STEP)
+    damaged = Archive(here.folder.archive).path("sim", START + 3 * STEP)
     damaged.chmod(0o644)
     damaged.write_bytes(damaged.read_bytes()[:1000])
     jobs = [Job("sim", START + number * STEP) for number in (2, 3)]
@@ -137,7 +136,7 @@ def test_a_failing_method_is_replaced_and_the_forecast_says_so(
     archived(here, 4)
     here = here.model_copy(update={"domains": {"sim": replace(DOMAIN, model="broken")}})
     Infer(here, Telemetry()).handle([Job("sim", START + 3 * STEP)])
-    _, model, path = ForecastStore(here.data_dir / "forecasts").latest("sim") or pytest.fail("none")
+    _, model, path = ForecastStore(here.folder.forecasts).latest("sim") or pytest.fail("none")
     assert model == "extrapolation"
     assert "broken failed (RuntimeError)" in read_record(path).degraded_reason
 
@@ -147,7 +146,7 @@ def test_a_changed_domains_file_swaps_the_model_without_a_restart(data_dir: Path
     toml.write_text("[domains.sim]\nstep_minutes = 5\nleads = 3\n")
     here = settings(data_dir).model_copy(update={"domains_file": toml})
     archived(here, 5)
-    infer, store = Infer(here, Telemetry()), ForecastStore(data_dir / "forecasts")
+    infer, store = Infer(here, Telemetry()), ForecastStore(DataFolder(data_dir).forecasts)
     infer.handle([Job("sim", START + 3 * STEP)])
     toml.write_text("[domains.sim]\nstep_minutes = 5\nleads = 3\nmodel = 'persistence'\n")
     infer.handle([Job("sim", START + 4 * STEP)])
@@ -179,7 +178,7 @@ def test_the_loop_acknowledges_what_is_done_and_drops_nonsense(here: Settings, c
     for _ in range(3):
         loop(threading.Event())
     assert consumer.lag() == 0
-    assert ForecastStore(here.data_dir / "forecasts").models("sim", START + 3 * STEP) == ["extrapolation"]
+    assert ForecastStore(here.folder.forecasts).models("sim", START + 3 * STEP) == ["extrapolation"]
     lag = telemetry.registry.get_sample_value("nowcast_queue_lag", {"stream": "frames", "group": "infer"})
     assert lag == 0
 
@@ -190,7 +189,7 @@ def test_backfill_ends_where_the_domain_says(data_dir: Path) -> None:
     infer = Infer(here, Telemetry())
     while infer.catch_up():
         pass
-    issued = ForecastStore(data_dir / "forecasts").issue_times("sim")
+    issued = ForecastStore(DataFolder(data_dir).forecasts).issue_times("sim")
     assert issued == [START + 2 * STEP, START + 3 * STEP]
     assert timedelta(minutes=5) >= issued[-1] - issued[0]
 
@@ -209,14 +208,14 @@ def test_domains_of_one_method_are_forecast_together(data_dir: Path, monkeypatch
     here = settings(data_dir)
     domains = {name: replace(DOMAIN, name=name, model="together") for name in ("east", "west")}
     here = here.model_copy(update={"domains": domains})
-    archive = Archive(data_dir / "archive")
+    archive = Archive(DataFolder(data_dir).archive)
     for name in domains:
         for raw in raw_frames(4):
             archive.add(name, normalise(raw, replace(DOMAIN, grid=GRID)))
     jobs = [Job(name, START + 3 * STEP) for name in domains]
     assert set(Infer(here, Telemetry()).handle(jobs)) == set(jobs)
     assert asked == [2]
-    store = ForecastStore(data_dir / "forecasts")
+    store = ForecastStore(DataFolder(data_dir).forecasts)
     assert [store.models(name, START + 3 * STEP) for name in domains] == [["together"], ["together"]]
 
 
@@ -238,7 +237,7 @@ def test_a_network_without_weights_is_replaced_and_the_forecast_says_why(
     infer.prepare()
     assert "sim: convlstm cannot answer yet" in caplog.text
     infer.handle([Job("sim", START + 5 * STEP)])
-    _, model, path = ForecastStore(data_dir / "forecasts").latest("sim") or pytest.fail("none")
+    _, model, path = ForecastStore(DataFolder(data_dir).forecasts).latest("sim") or pytest.fail("none")
     assert model == "extrapolation"
     assert read_record(path).degraded_reason == (
         f"convlstm failed (expected weights of convlstm, found no {tmp_path / 'convlstm'})"
@@ -261,7 +260,7 @@ def test_networks_of_several_domains_forecast_together_from_as_many_frames_as_th
     monkeypatch.setattr(Engine, "forecast", noted)
     domains = {name: replace(DOMAIN, name=name, model="convlstm") for name in ("east", "west")}
     here = settings(data_dir).model_copy(update={"domains": domains, "weights_dir": tmp_path})
-    archive = Archive(data_dir / "archive")
+    archive = Archive(DataFolder(data_dir).archive)
     for name in domains:
         for raw in raw_frames(7):
             archive.add(name, normalise(raw, replace(DOMAIN, grid=GRID)))
@@ -273,7 +272,7 @@ def test_networks_of_several_domains_forecast_together_from_as_many_frames_as_th
     assert set(infer.handle(jobs)) == set(jobs)
     assert batches == [2]
     for name in domains:
-        _, model, path = ForecastStore(data_dir / "forecasts").latest(name) or pytest.fail("none")
+        _, model, path = ForecastStore(DataFolder(data_dir).forecasts).latest(name) or pytest.fail("none")
         record = read_record(path)
         assert (model, record.degraded_reason) == ("convlstm", "")
         assert record.model_version.startswith("sha256:")
@@ -283,7 +282,7 @@ def test_networks_of_several_domains_forecast_together_from_as_many_frames_as_th
 def test_new_weights_are_taken_over_without_a_restart(data_dir: Path, tmp_path: Path) -> None:
     here = settings(data_dir, model="convlstm").model_copy(update={"weights_dir": tmp_path})
     archived(here, 7)
-    infer, store = Infer(here, Telemetry()), ForecastStore(data_dir / "forecasts")
+    infer, store = Infer(here, Telemetry()), ForecastStore(DataFolder(data_dir).forecasts)
     versions = []
     for number, hidden in ((5, (8,)), (6, (4,))):
         served(tmp_path, hidden=hidden)

@@ -20,6 +20,7 @@ from weather import DOMAIN, GRID, START, STEP, drop, filled, raw_frames, setting
 
 from nowcast import errors
 from nowcast.archive.archive import Archive
+from nowcast.disk.data_folder import DataFolder
 from nowcast.errors import StorageError
 from nowcast.frame.frame import RawFrame, normalise
 from nowcast.readers.sandbox import SandboxedReader
@@ -81,14 +82,14 @@ def storm() -> Frames:
 
 def note_of(here: Settings, path: Path) -> dict[str, list[dict[str, str]]]:
     content: dict[str, list[dict[str, str]]] = json.loads(
-        (here.quarantine("sim") / f"{path.name}.json").read_text()
+        (here.folder.quarantine("sim") / f"{path.name}.json").read_text()
     )
     return content
 
 
 def assert_quarantined(here: Settings, path: Path, outcome: str, reason: str) -> None:
     assert not path.exists()
-    assert (here.quarantine("sim") / path.name).exists()
+    assert (here.folder.quarantine("sim") / path.name).exists()
     (refusal,) = note_of(here, path)["refusals"]
     assert refusal["outcome"] == outcome
     assert reason in refusal["reason"]
@@ -97,20 +98,20 @@ def assert_quarantined(here: Settings, path: Path, outcome: str, reason: str) ->
 def test_a_frame_is_archived_with_its_values_and_leaves_the_inbox(
     ingest: Ingest, here: Settings, storm: Frames
 ) -> None:
-    path = drop(storm[0], here.inbox("sim"))
+    path = drop(storm[0], here.folder.inbox("sim"))
     assert ingest.take("sim", path) == Counter(archived=1)
-    archived = Archive(here.data_dir / "archive").load("sim", START)
+    archived = Archive(here.folder.archive).load("sim", START)
     expected = normalise(storm[0], replace(DOMAIN, grid=GRID))
     np.testing.assert_allclose(archived.values, expected.values, atol=0.26)  # ODIM's half-dBZ steps
     assert not path.exists()
-    assert not here.quarantine("sim").exists()
+    assert not here.folder.quarantine("sim").exists()
 
 
 def test_the_same_frame_again_is_a_duplicate_and_leaves_the_inbox(
     ingest: Ingest, here: Settings, storm: Frames
 ) -> None:
-    ingest.take("sim", drop(storm[0], here.inbox("sim")))
-    path = drop(storm[0], here.inbox("sim"), "again.h5")
+    ingest.take("sim", drop(storm[0], here.folder.inbox("sim")))
+    path = drop(storm[0], here.folder.inbox("sim"), "again.h5")
     assert ingest.take("sim", path) == Counter(duplicate=1)
     assert not path.exists()
 
@@ -118,8 +119,8 @@ def test_the_same_frame_again_is_a_duplicate_and_leaves_the_inbox(
 def test_another_frame_of_a_known_time_is_kept_in_quarantine(
     ingest: Ingest, here: Settings, storm: Frames
 ) -> None:
-    ingest.take("sim", drop(storm[0], here.inbox("sim")))
-    path = drop(storm[1], here.inbox("sim"), "revised.h5", time=storm[0].time)
+    ingest.take("sim", drop(storm[0], here.folder.inbox("sim")))
+    path = drop(storm[1], here.folder.inbox("sim"), "revised.h5", time=storm[0].time)
     assert ingest.take("sim", path) == Counter(conflict=1)
     assert_quarantined(here, path, "conflict", "2026-01-01T12:00")
 
@@ -127,8 +128,8 @@ def test_another_frame_of_a_known_time_is_kept_in_quarantine(
 def test_a_damaged_member_of_an_archive_loses_no_other_and_stays_in_quarantine(
     ingest: Ingest, here: Settings, storm: Frames
 ) -> None:
-    members = [drop(raw, here.inbox("sim"), f"{index}.h5") for index, raw in enumerate(storm[:3])]
-    path = here.inbox("sim") / "run.tar"
+    members = [drop(raw, here.folder.inbox("sim"), f"{index}.h5") for index, raw in enumerate(storm[:3])]
+    path = here.folder.inbox("sim") / "run.tar"
     with tarfile.open(path, "w") as archive:
         for index in (2, 1, 0):
             content = members[index].read_bytes()[: 900 if index == 1 else None]
@@ -138,13 +139,13 @@ def test_a_damaged_member_of_an_archive_loses_no_other_and_stays_in_quarantine(
     long_ago = time.time() - 60
     os.utime(path, (long_ago, long_ago))
     assert ingest.take("sim", path) == Counter(archived=2, unreadable=1)
-    assert Archive(here.data_dir / "archive").times("sim") == [START, START + 2 * STEP]
+    assert Archive(here.folder.archive).times("sim") == [START, START + 2 * STEP]
     assert_quarantined(here, path, "unreadable", "run.tar: 1.h5: expected an HDF5 file")
 
 
 def test_a_frame_on_another_grid_is_kept_in_quarantine(ingest: Ingest, here: Settings, storm: Frames) -> None:
-    ingest.take("sim", drop(storm[0], here.inbox("sim")))
-    path = drop(storm[1], here.inbox("sim"), grid=replace(GRID, x0=GRID.x0 + 2000))
+    ingest.take("sim", drop(storm[0], here.folder.inbox("sim")))
+    path = drop(storm[1], here.folder.inbox("sim"), grid=replace(GRID, x0=GRID.x0 + 2000))
     assert ingest.take("sim", path) == Counter(wrong_grid=1)
     assert_quarantined(here, path, "wrong_grid", "domain 'sim' has 80 x 96 cells")
 
@@ -155,8 +156,8 @@ def test_a_frame_on_another_grid_is_reprojected_where_the_domain_says_so(
     shifted = replace(GRID, x0=GRID.x0 + 2000, nx=90)
     here = settings(data_dir, reproject=True, grid=shifted)
     worker = Ingest(here, Telemetry(), reader=reader, clock=lambda: NOW)
-    assert worker.take("sim", drop(storm[0], here.inbox("sim"))) == Counter(archived=1)
-    archived = Archive(data_dir / "archive").load("sim", START).values
+    assert worker.take("sim", drop(storm[0], here.folder.inbox("sim"))) == Counter(archived=1)
+    archived = Archive(DataFolder(data_dir).archive).load("sim", START).values
     expected = normalise(storm[0], replace(DOMAIN, grid=GRID)).values[:, 1:91]
     np.testing.assert_allclose(archived, expected, atol=0.26)
 
@@ -164,42 +165,42 @@ def test_a_frame_on_another_grid_is_reprojected_where_the_domain_says_so(
 def test_an_older_frame_is_archived_as_out_of_order_or_late(
     ingest: Ingest, here: Settings, storm: Frames
 ) -> None:
-    ingest.take("sim", drop(storm[2], here.inbox("sim")))
-    assert ingest.take("sim", drop(storm[1], here.inbox("sim"))) == Counter(out_of_order=1)
-    long_ago = drop(storm[0], here.inbox("sim"), time=START - timedelta(hours=2))
+    ingest.take("sim", drop(storm[2], here.folder.inbox("sim")))
+    assert ingest.take("sim", drop(storm[1], here.folder.inbox("sim"))) == Counter(out_of_order=1)
+    long_ago = drop(storm[0], here.folder.inbox("sim"), time=START - timedelta(hours=2))
     assert ingest.take("sim", long_ago) == Counter(late=1)
-    times = Archive(here.data_dir / "archive").times("sim")
+    times = Archive(here.folder.archive).times("sim")
     assert times == [START - timedelta(hours=2), START + STEP, START + 2 * STEP]
 
 
 def test_a_frame_from_the_future_is_kept_in_quarantine(ingest: Ingest, here: Settings, storm: Frames) -> None:
-    path = drop(storm[0], here.inbox("sim"), time=NOW + timedelta(minutes=11))
+    path = drop(storm[0], here.folder.inbox("sim"), time=NOW + timedelta(minutes=11))
     assert ingest.take("sim", path) == Counter(future=1)
     assert_quarantined(here, path, "future", "11 minutes ahead of the clock; at most 10 are allowed")
 
 
 def test_a_slightly_fast_clock_is_no_reason_to_refuse(ingest: Ingest, here: Settings, storm: Frames) -> None:
-    path = drop(storm[0], here.inbox("sim"), time=NOW + timedelta(minutes=10))
+    path = drop(storm[0], here.folder.inbox("sim"), time=NOW + timedelta(minutes=10))
     assert ingest.take("sim", path) == Counter(archived=1)
 
 
 def test_a_dry_frame_is_archived_as_no_echo(ingest: Ingest, here: Settings, storm: Frames) -> None:
-    path = drop(filled(storm[0], -np.inf), here.inbox("sim"), "dry.h5")
+    path = drop(filled(storm[0], -np.inf), here.folder.inbox("sim"), "dry.h5")
     assert ingest.take("sim", path) == Counter(archived=1)
-    values = Archive(here.data_dir / "archive").load("sim", START).values
+    values = Archive(here.folder.archive).load("sim", START).values
     assert (values == -10.0).all()
 
 
 def test_a_frame_without_one_observed_pixel_is_kept_in_quarantine(
     ingest: Ingest, here: Settings, storm: Frames
 ) -> None:
-    path = drop(filled(storm[0], np.nan), here.inbox("sim"), "outage.h5")
+    path = drop(filled(storm[0], np.nan), here.folder.inbox("sim"), "outage.h5")
     assert ingest.take("sim", path) == Counter(empty=1)
     assert_quarantined(here, path, "empty", "not one of 7680 pixels is observed at 2026-01-01T12:00Z")
 
 
 def test_a_file_of_no_known_format_is_kept_in_quarantine(ingest: Ingest, here: Settings) -> None:
-    path = here.inbox("sim") / "letter.txt"
+    path = here.folder.inbox("sim") / "letter.txt"
     path.write_text("Dear radar,")
     os.utime(path, (0, 0))
     assert ingest.take("sim", path) == Counter(unknown_format=1)
@@ -209,7 +210,7 @@ def test_a_file_of_no_known_format_is_kept_in_quarantine(ingest: Ingest, here: S
 def test_a_truncated_file_goes_to_quarantine_once_it_stopped_growing(
     ingest: Ingest, here: Settings, storm: Frames, clock: Clock
 ) -> None:
-    path = drop(storm[0], here.inbox("sim"))
+    path = drop(storm[0], here.folder.inbox("sim"))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     clock.touch(path)
@@ -224,7 +225,7 @@ def test_a_truncated_file_goes_to_quarantine_once_it_stopped_growing(
 def test_a_file_that_was_still_being_written_is_taken_when_it_is_whole(
     ingest: Ingest, here: Settings, storm: Frames, clock: Clock
 ) -> None:
-    path = drop(storm[0], here.inbox("sim"))
+    path = drop(storm[0], here.folder.inbox("sim"))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     clock.touch(path)
@@ -240,37 +241,37 @@ def test_a_file_that_was_still_being_written_is_taken_when_it_is_whole(
     clock.seconds += RETRY_SECONDS
     assert ingest.poll() == 1
     assert not path.exists()
-    assert Archive(here.data_dir / "archive").times("sim") == [START]
+    assert Archive(here.folder.archive).times("sim") == [START]
 
 
 def test_hidden_and_unfinished_names_are_left_alone(ingest: Ingest, here: Settings, storm: Frames) -> None:
     for name in (".hidden.h5", "frame.h5.part", "frame.h5.tmp"):
-        path = drop(storm[0], here.inbox("sim"), name)
+        path = drop(storm[0], here.folder.inbox("sim"), name)
         os.utime(path, (0, 0))
-    os.mkfifo(here.inbox("sim") / "pipe.h5")
-    os.utime(here.inbox("sim") / "pipe.h5", (0, 0))
+    os.mkfifo(here.folder.inbox("sim") / "pipe.h5")
+    os.utime(here.folder.inbox("sim") / "pipe.h5", (0, 0))
     assert ingest.poll() == 0
 
 
 def test_names_taken_in_quarantine_are_numbered(ingest: Ingest, here: Settings) -> None:
     for content in ("one", "two"):
-        path = here.inbox("sim") / "letter.txt"
+        path = here.folder.inbox("sim") / "letter.txt"
         path.write_text(content)
         os.utime(path, (0, 0))
         ingest.take("sim", path)
-    kept = sorted(path.name for path in here.quarantine("sim").iterdir())
+    kept = sorted(path.name for path in here.folder.quarantine("sim").iterdir())
     assert kept == ["letter.2.txt", "letter.2.txt.json", "letter.txt", "letter.txt.json"]
 
 
 def test_a_full_disk_leaves_the_file_in_the_inbox(ingest: Ingest, here: Settings, storm: Frames) -> None:
-    path = drop(storm[0], here.inbox("sim"))
+    path = drop(storm[0], here.folder.inbox("sim"))
     os.utime(path, (0, 0))
-    (here.data_dir / "archive").write_text("a file where the archive's folder should be")
+    (here.folder.archive).write_text("a file where the archive's folder should be")
     assert ingest.poll() == 0
     assert path.exists()
     with pytest.raises(StorageError):
         ingest.take("sim", path)
-    (here.data_dir / "archive").unlink()
+    (here.folder.archive).unlink()
     assert ingest.take("sim", path) == Counter(archived=1)
 
 
@@ -278,7 +279,7 @@ def test_each_archived_frame_is_announced(here: Settings, storm: Frames, client:
     worker = Ingest(here, Telemetry(), Bus(client), clock=lambda: NOW)
     worker.prepare()
     try:
-        path = drop(storm[0], here.inbox("sim"))
+        path = drop(storm[0], here.folder.inbox("sim"))
         arrived = path.stat().st_ctime
         worker.take("sim", path)
     finally:
@@ -292,7 +293,7 @@ def test_outcomes_are_counted(here: Settings, storm: Frames, reader: SandboxedRe
     telemetry = Telemetry()
     worker = Ingest(here, telemetry, reader=reader, clock=lambda: NOW)
     for name in ("first.h5", "second.h5"):
-        worker.take("sim", drop(storm[0], here.inbox("sim"), name))
+        worker.take("sim", drop(storm[0], here.folder.inbox("sim"), name))
     counts = {
         outcome: telemetry.registry.get_sample_value(
             "nowcast_frames_total", {"domain": "sim", "outcome": outcome}

@@ -70,7 +70,7 @@ def here(data_dir: Path) -> Settings:
 
 
 def add_frames(here: Settings, count: int, *, first: int = 0) -> None:
-    archive = Archive(here.data_dir / "archive")
+    archive = Archive(here.folder.archive)
     for raw in raw_frames(count)[first:]:
         archive.add("sim", normalise(raw, replace(DOMAIN, grid=GRID)))
 
@@ -85,7 +85,7 @@ def caught_up(here: Settings) -> Verify:
 def test_candidates_are_scored_from_every_half_hour_when_all_truths_are_there(
     here: Settings, sharp: Sharp
 ) -> None:
-    book = ScoreBook(here.data_dir / "scores")
+    book = ScoreBook(here.folder.scores)
     add_frames(here, 9)  # 12:00 to 12:40; a forecast from 12:30 reaches to 12:45
     caught_up(here)
     keys = [(name, lead) for name in ("extrapolation", "sharp") for lead in (5, 10, 15)]
@@ -109,14 +109,14 @@ def test_a_candidate_sees_no_frame_after_the_issue_time_and_its_counts_are_right
 ) -> None:
     add_frames(here, 10)
     caught_up(here)
-    archive = Archive(here.data_dir / "archive")
+    archive = Archive(here.folder.archive)
     issued = START + 6 * STEP
     cube = load_cube(archive, here.domains["sim"], issued)
     expected = Tally(DOMAIN.thresholds_dbz)
     *_, field = Sharp().predict(cube, 2).fields
     expected.add(field, archive.load("sim", issued + 2 * STEP).values)
     valid = issued + 2 * STEP
-    tally = ScoreBook(here.data_dir / "scores").pooled("sim", valid, valid)["sharp", 10]
+    tally = ScoreBook(here.folder.scores).pooled("sim", valid, valid)["sharp", 10]
     assert np.array_equal(tally.counts, expected.counts) and tally.counts[0, 0] > 0
 
 
@@ -133,7 +133,7 @@ def test_after_a_kill_only_the_missing_leads_are_scored(
     here: Settings, sharp: Sharp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_frames(here, 4)
-    book, kept = ScoreBook(here.data_dir / "scores"), ScoreBook.save
+    book, kept = ScoreBook(here.folder.scores), ScoreBook.save
 
     def killed(
         self: ScoreBook, domain: str, valid_time: object, scores: dict[tuple[str, int], Tally]
@@ -157,7 +157,7 @@ def test_one_that_fails_is_given_up_for_now_and_the_others_are_scored(here: Sett
     add_frames(here, 4)
     caught_up(here)
     assert len(sharp.seen) == rivals.TRIES
-    assert ("extrapolation", 15) in ScoreBook(here.data_dir / "scores").scored("sim", START + 3 * STEP)
+    assert ("extrapolation", 15) in ScoreBook(here.folder.scores).scored("sim", START + 3 * STEP)
 
 
 def test_a_domain_that_chose_its_method_itself_has_no_rivals(data_dir: Path, sharp: Sharp) -> None:
@@ -168,7 +168,7 @@ def test_a_domain_that_chose_its_method_itself_has_no_rivals(data_dir: Path, sha
 
 
 def test_the_gate_leaves_a_method_that_loses_here(here: Settings, sharp: Sharp) -> None:
-    store = ForecastStore(here.data_dir / "forecasts")
+    store = ForecastStore(here.folder.forecasts)
     add_frames(here, 13)
     infer = Infer(here, Telemetry())
     infer.handle([Job("sim", START + 11 * STEP)])

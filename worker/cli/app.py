@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from nowcast.disk.data_folder import DataFolder
 from nowcast.errors import MissingExtra, NowcastError
 from nowcast.names import NETWORKS
 from nowcast.scores.table import event_scores
@@ -311,7 +312,7 @@ def archive_compact(
     """Merge one day's frames into one file."""
     from nowcast.archive.archive import Archive
 
-    path = Archive(_data_dir(data) / "archive").compact(domain, date(day.year, day.month, day.day))
+    path = Archive(DataFolder(_data_dir(data)).archive).compact(domain, date(day.year, day.month, day.day))
     typer.echo(str(path) if path else f"nothing of {domain} on {day:%Y-%m-%d} to compact")
 
 
@@ -327,7 +328,7 @@ def archive_export(
     from nowcast.archive.archive import Archive
 
     first, last = (moment.replace(tzinfo=UTC) if moment else None for moment in (start, end))
-    Archive(_data_dir(data) / "archive").export(domain, target, first, last)
+    Archive(DataFolder(_data_dir(data)).archive).export(domain, target, first, last)
     typer.echo(str(target))
 
 

@@ -28,7 +28,8 @@ from rich.progress import (
 
 from nowcast.archive.archive import Archive
 from nowcast.compute import UNTRAINED, Compute
-from nowcast.disk import files
+from nowcast.disk import dates, durable
+from nowcast.disk.data_folder import DataFolder
 from nowcast.errors import BadRequest, DuplicateFrame, NotEnoughFrames, NowcastError, WrongGrid
 from nowcast.forecast.file import read_lead, write_forecast
 from nowcast.forecast.record import ForecastRecord
@@ -83,7 +84,7 @@ def forecast_files(
     record, prediction = issue(cube, domain, compute)
     write_forecast(output, record, prediction)
     console.print(
-        f"{output}: {steps} leads of {domain.step_minutes} min after {files.iso(record.issue_time)}, "
+        f"{output}: {steps} leads of {domain.step_minutes} min after {dates.iso(record.issue_time)}, "
         f"{record.model}" + (f"; degraded: {record.degraded_reason}" if record.degraded_reason else "")
     )
     if record.choice_reason:
@@ -104,7 +105,7 @@ def _write_maps(
     folder: Path,
     theme: str,
 ) -> None:
-    files.make_folder(folder)
+    durable.make_folder(folder)
     for index in range(record.leads):
         minutes = (index + 1) * record.step_minutes
         valid = record.issue_time + timedelta(minutes=minutes)
@@ -117,7 +118,7 @@ def _write_maps(
             theme=theme,
             zr=ZR(*record.zr),
         )
-        files.write_bytes(folder / f"{record.issue_time:%Y%m%dT%H%MZ}_{minutes:03}min.png", image)
+        durable.write_bytes(folder / f"{record.issue_time:%Y%m%dT%H%MZ}_{minutes:03}min.png", image)
     panels = [Panel(newest, f"{record.issue_time:%H:%M}, observed")]
     for index in _spread(record.leads, OVERVIEW_LEADS):
         minutes = (index + 1) * record.step_minutes
@@ -133,7 +134,7 @@ def _write_maps(
         width_px=1600,
         zr=ZR(*record.zr),
     )
-    files.write_bytes(folder / f"{record.issue_time:%Y%m%dT%H%MZ}_overview.png", overview)
+    durable.write_bytes(folder / f"{record.issue_time:%Y%m%dT%H%MZ}_overview.png", overview)
 
 
 def _spread(leads: int, count: int) -> list[int]:
@@ -170,7 +171,7 @@ def hindcast_files(
             compute=compute,
             progress=report,
         )
-    files.write_json(output, scores)
+    durable.write_json(output, scores)
     _tell_skipped([Skipped(**one) for one in scores["skipped"]], console)
     typer.echo(score_table(scores["rows"], list(scores["models"]), names))
     for model, facts in scores["models"].items():
@@ -184,7 +185,7 @@ def add_to_archive(paths: Sequence[Path], data_dir: Path, name: str, domain: Dom
     console = Console()
     with reporting(console) as report:
         frames = FrameList(paths, domain=domain, progress=report)
-    archive = Archive(data_dir / "archive")
+    archive = Archive(DataFolder(data_dir).archive)
     outcomes: Counter[str] = Counter()
     skipped = []
     with reporting(console) as report:
@@ -223,7 +224,7 @@ def gather_into_archive(folder: Path, data_dir: Path) -> None:
 
 def list_archive(data_dir: Path, only: str | None) -> None:
     """Print domains and days with their number of frames."""
-    archive = Archive(data_dir / "archive")
+    archive = Archive(DataFolder(data_dir).archive)
     rows = []
     for name in archive.domains():
         if only not in (None, name):
@@ -247,7 +248,7 @@ def simulate_files(output: Path, frames: int, step: int, start: datetime | None,
         written = simulate_archive(output, frames=frames, start=first, step_minutes=step, seed=seed)
         for done, _ in enumerate(written):
             report("simulating", done + 1, frames)
-    console.print(f"{output}: {frames} frames from {files.iso(first)}")
+    console.print(f"{output}: {frames} frames from {dates.iso(first)}")
 
 
 def run_service(settings: Settings) -> None:
@@ -262,7 +263,7 @@ def run_service(settings: Settings) -> None:
     service = Service(settings)
     Console(stderr=True).print(
         f"page and API: http://{settings.host}:{settings.port}/   "
-        f"inboxes: {settings.data_dir / 'inbox'}/<domain>/"
+        f"inboxes: {settings.folder.inboxes}/<domain>/"
     )
     service.run(stop)
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import typer
 from rich.console import Console
 
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import InputError, StorageError
-from nowcast.methods.networks.versions import CARD_FILE, CONFIG_FILE, SHIPPED, Change, Shelf, hash_of
-from nowcast.names import EXTRAPOLATION, NETWORKS, PERSISTENCE
+from nowcast.methods.networks.versions import SHIPPED, Change, Shelf, hash_of
+from nowcast.names import CARD_FILE, CONFIG_FILE, EXTRAPOLATION, NETWORKS, PERSISTENCE
 from nowcast.scores.judged import JUDGED_DBZ
 from nowcast.scores.skillfile import MEAN_CSI, SKILL_FILE, Skill, beside, pooled, read_skill
 from worker.cli.tables import number, score_table, table
@@ -154,7 +154,7 @@ def _mean_csi(folder: Path) -> tuple[float | None, float | None]:
     if skill is not None:
         return beside(skill)
     try:
-        scores = files.read_json(folder / CONFIG_FILE)["scores"]
+        scores = durable.read_json(folder / CONFIG_FILE)["scores"]
         return scores.get(MEAN_CSI), scores.get(f"{MEAN_CSI}_{EXTRAPOLATION}")
     except (StorageError, KeyError, TypeError, AttributeError):
         return None, None

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import events_to_hold_out
+from nowcast.disk.data_folder import DataFolder
 from nowcast.errors import BadRequest, NotEnoughFrames
 from nowcast.training.candidate import write_candidate
 from nowcast.training.plan import Plan, shape_for
@@ -54,7 +55,7 @@ def train_network(
         cache: Folder of prepared sequences.
         **others: Further fields of :class:`nowcast.training.plan.Plan`.
     """
-    archive, chosen = Archive(data_dir / "archive"), _names(hold_out)
+    archive, chosen = Archive(DataFolder(data_dir).archive), _names(hold_out)
     if model == CLASSIFIER:
         _train_classifier(archive, output, steps, chosen)
         return

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +17,9 @@ from torch import Tensor, nn
 
 from models.normalisation import HIGH_DBZ, LOW_DBZ
 from models.registry import NETWORKS, PRESETS, build
+from nowcast.disk.durable import write_bytes
 from nowcast.methods.networks.plain_data import from_plain, to_plain
-
-#: Files of a checkpoint. The second is written last: without it there is no checkpoint.
-WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
+from nowcast.names import CONFIG_FILE, WEIGHTS_FILE
 
 #: Version of ``config.json``; :func:`upgrade` knows the ones before.
 FORMAT = 2
@@ -148,8 +144,8 @@ class Description:
 def save(folder: Path, network: nn.Module, card: Card, *, half: bool = False) -> str:
     """Write a checkpoint, replacing one that is there, and return the hash of the weights' file.
 
-    Each file is written under another name, brought to the disk, and renamed, ``config.json`` last. Should
-    the process die in between, loading fails; it never gives wrong weights.
+    Each file appears whole and durable, ``config.json`` last. Should the process die in between, loading
+    fails; it never gives wrong weights.
 
     Args:
         folder: Where it shall be; made if need be.
@@ -159,6 +155,7 @@ def save(folder: Path, network: nn.Module, card: Card, *, half: bool = False) ->
 
     Raises:
         CheckpointError: If a weight is not finite, or the network is not the one the card describes.
+        StorageError: If the disk refuses.
     """
     state = {name: _stored(value, half) for name, value in network.state_dict().items()}
     _check_finite(state)
@@ -179,9 +176,8 @@ def save(folder: Path, network: nn.Module, card: Card, *, half: bool = False) ->
     )
     document = {**to_plain(told), "config": to_plain(card.config)}
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS_FILE, content)
-    _write(folder / CONFIG_FILE, text.encode())
+    write_bytes(folder / WEIGHTS_FILE, content)
+    write_bytes(folder / CONFIG_FILE, text.encode())
     return sha256
 
 
@@ -255,7 +251,7 @@ def _read(folder: Path) -> _Content:
     document = _document(folder / CONFIG_FILE)
     try:
         card, weights = _card(upgrade(document, {})[0])
-    except (ValueError, TypeError, ArithmeticError) as error:  # from a configuration's own checks, too
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:  # some from its own checks
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
     content = _bytes(folder / WEIGHTS_FILE, most=weights.size)
     if len(content) != weights.size:
@@ -371,22 +367,3 @@ def _check_fits(tensors: Mapping[str, Tensor], config: Any) -> None:
 
 def _count(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.numel() for value in tensors.values())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Make a file appear whole and durable, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        with suppress(FileNotFoundError):  # it has its name after a success
-            temporary.unlink()

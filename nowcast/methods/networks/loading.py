@@ -15,12 +15,12 @@ from models.registry import PRESETS, build
 from nowcast.compute import UNTRAINED, Compute
 from nowcast.errors import NetworkError, WeightsError
 from nowcast.methods.method import Method
-from nowcast.methods.networks.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Card, CheckpointError, load, verify
+from nowcast.methods.networks.checkpoint import Card, CheckpointError, load, verify
 from nowcast.methods.networks.engine import Engine
 from nowcast.methods.networks.exceedance import ExceedanceNetwork
 from nowcast.methods.networks.method import Loaded, Network
 from nowcast.methods.networks.versions import SHIPPED, current_of
-from nowcast.names import NETWORKS
+from nowcast.names import CONFIG_FILE, NETWORKS, WEIGHTS_FILE
 
 T = TypeVar("T")
 

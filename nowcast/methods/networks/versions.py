@@ -18,19 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from nowcast.disk import files
+from nowcast.disk import dates, durable
 from nowcast.errors import NotFound, UnknownModel, WeightsError
-from nowcast.names import NETWORKS
+from nowcast.names import CARD_FILE, CONFIG_FILE, NETWORKS, WEIGHTS_FILE
 
 #: Folder of the checkpoints that come with the package, by short name of the method.
 SHIPPED = Path(__file__).parents[2] / "weights"
-
-#: Files of a checkpoint that loading needs, as :mod:`nowcast.methods.networks.checkpoint` names them; a test
-#: compares.
-WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "config.json"
-
-#: The text a training leaves beside them for people.
-CARD_FILE = "card.md"
 
 #: What else of a training's folder goes into the store: its loss curves, in whatever form.
 CURVES = "curves*"
@@ -97,7 +90,7 @@ class Shelf:
 
     def versions(self) -> list[str]:
         """Return the names of all versions, oldest first, those that never were current among them."""
-        names = files.listing(self.folder)
+        names = durable.listing(self.folder)
         return sorted(name for name in names if (self.folder / name / CONFIG_FILE).is_file())
 
     def history(self) -> tuple[Change, ...]:
@@ -113,7 +106,7 @@ class Shelf:
         except (FileNotFoundError, NotADirectoryError):
             return ()
         except OSError as error:
-            raise files.storage_error("read", path, error) from error
+            raise durable.storage_error("read", path, error) from error
         return _changes(path, content)
 
     def current(self) -> Path | None:
@@ -144,7 +137,7 @@ class Shelf:
         Raises:
             StorageError: If the disk refuses.
         """
-        with files.locked(self.store / f".{self.model}.lock"):
+        with durable.locked(self.store / f".{self.model}.lock"):
             yield
 
     @contextmanager
@@ -161,7 +154,7 @@ class Shelf:
         if version not in {change.version for change in self.history()}:
             shutil.rmtree(target, ignore_errors=True)
         try:
-            with files.publish_folder(target) as copy:
+            with durable.publish_folder(target) as copy:
                 for path in _worth_keeping(candidate):
                     shutil.copyfile(path, copy / path.name)
                 yield copy
@@ -177,7 +170,7 @@ class Shelf:
             StorageError: If the disk refuses; the old one is current still.
         """
         changes = [_plain(one) for one in (*self.history(), change)]
-        files.write_json(self.folder / POINTER, {"format": FORMAT, "history": changes})
+        durable.write_json(self.folder / POINTER, {"format": FORMAT, "history": changes})
 
 
 def current_of(store: Path, model: str) -> Path | None:
@@ -193,7 +186,7 @@ def current_of(store: Path, model: str) -> Path | None:
 
 def shelves(store: Path) -> list[Shelf]:
     """Return the shelves of all models that have a version, by name."""
-    found = [Shelf(store, name) for name in sorted(files.listing(store)) if name in NETWORKS]
+    found = [Shelf(store, name) for name in sorted(durable.listing(store)) if name in NETWORKS]
     return [shelf for shelf in found if shelf.versions()]
 
 
@@ -204,7 +197,7 @@ def version_name(when: datetime, sha256: str) -> str:
         >>> version_name(datetime(2026, 11, 28, 12, tzinfo=UTC), "1a2b3c4d5e6f")
         '20261128T120000-1a2b3c4d'
     """
-    return f"{files.stamp(when).removesuffix('Z')}-{sha256[:HASH_DIGITS]}"
+    return f"{dates.stamp(when).removesuffix('Z')}-{sha256[:HASH_DIGITS]}"
 
 
 def trail(history: Sequence[Change]) -> list[str]:
@@ -232,7 +225,7 @@ def hash_of(checkpoint: Path) -> str:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise WeightsError(f"expected a checkpoint, but there is no {path}") from error
     except OSError as error:
-        raise files.storage_error("read", path, error) from error
+        raise durable.storage_error("read", path, error) from error
 
 
 def _worth_keeping(candidate: Path) -> list[Path]:
@@ -242,7 +235,7 @@ def _worth_keeping(candidate: Path) -> list[Path]:
 
 
 def _plain(change: Change) -> dict[str, Any]:
-    return {**asdict(change), "when": files.iso(change.when)}
+    return {**asdict(change), "when": dates.iso(change.when)}
 
 
 def _changes(path: Path, content: bytes) -> tuple[Change, ...]:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nowcast.archive.archive import Archive
-from nowcast.disk import files, netcdf
+from nowcast.disk import durable, netcdf
 from nowcast.errors import (
     DuplicateFrame,
     MissingExtra,
@@ -268,8 +268,8 @@ def test_only_the_days_asked_for_are_listed(archive: Archive, monkeypatch: pytes
     for days in range(0, 60, 10):
         archive.add("dk", frame_array(rain(0), GRID, START + timedelta(days=days)))
     visited: list[Path] = []
-    listing = files.listing
-    monkeypatch.setattr(files, "listing", lambda folder: visited.append(folder) or listing(folder))
+    listing = durable.listing
+    monkeypatch.setattr(durable, "listing", lambda folder: visited.append(folder) or listing(folder))
     assert len(archive.times("dk", START + timedelta(days=9), START + timedelta(days=11))) == 1
     assert [path.name for path in visited if len(path.relative_to(archive.root).parts) == 4] == ["01"]
 
@@ -531,7 +531,7 @@ def test_two_compactions_wait_for_each_other(archive: Archive) -> None:
             time.sleep(0.005)
         Archive(archive.root).compact("dk", DAY)
         os._exit(0)
-    with files.locked(archive.root / "dk" / ".compact.lock"):
+    with durable.locked(archive.root / "dk" / ".compact.lock"):
         go.touch()
         time.sleep(0.3)
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
@@ -682,7 +682,7 @@ def test_frame_added_while_its_like_is_compacted_away_is_not_doubled(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(archive, 0)
-    write = files.write_bytes
+    write = durable.write_bytes
 
     def late_write(*args: Any, **kwargs: Any) -> None:
         monkeypatch.undo()
@@ -691,7 +691,7 @@ def test_frame_added_while_its_like_is_compacted_away_is_not_doubled(
         other.compact("dk", DAY)
         write(*args, **kwargs)
 
-    monkeypatch.setattr(files, "write_bytes", late_write)
+    monkeypatch.setattr(durable, "write_bytes", late_write)
     assert archive.add("dk", frame(1)) is False
     assert frame_files(archive) == []
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from nowcast.archive.archive import Archive
-from nowcast.disk.files import stamp
+from nowcast.disk.dates import stamp
 from nowcast.errors import DuplicateFrame, NoFrame, NotEnoughFrames, WrongGrid
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import frame_array, time_of

@@ -330,7 +330,7 @@ def test_the_cache_holds_no_more_days_than_it_may(tmp_path):
         book.compact("fin", (MIDNIGHT + timedelta(days=day)).date())
 
     assert hits_of(book.pooled("fin")) == {EXTRAPOLATION: sum(range(1, 145))}
-    assert len(book._summaries._kept) == 3
+    assert len(book._summaries._values) == 3
 
 
 def test_strange_files_are_passed_over(book, path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from models.convlstm import ConvLSTMConfig
 from models.registry import PRESETS, build
+from nowcast.errors import StorageError
 from nowcast.methods.networks import checkpoint
 from nowcast.methods.networks.checkpoint import (
     Card,
@@ -124,27 +126,38 @@ def test_saving_again_replaces_and_leaves_nothing_else(folder):
 
 def test_the_description_is_written_last_and_both_are_on_the_disk(tmp_path, monkeypatch):
     events = []
-    fsync, replace_file = os.fsync, Path.replace
+    fsync, replace_file = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (events.append("fsync"), fsync(handle)))
-    monkeypatch.setattr(Path, "replace", lambda self, to: (events.append(to.name), replace_file(self, to)))
+    monkeypatch.setattr(os, "replace", lambda path, to: (events.append(to.name), replace_file(path, to)))
     save(tmp_path, network(), CARD)
     assert events == ["fsync", "weights.safetensors", "fsync", "fsync", "config.json", "fsync"]
 
 
 def test_a_writer_that_dies_half_way_leaves_an_error_and_no_wrong_weights(folder, monkeypatch):
-    replace_file = Path.replace
+    replace_file = os.replace
 
-    def die(self: Path, to: Path) -> None:
+    def die(path: Path, to: Path) -> None:
         if to.name == "config.json":
             raise KeyboardInterrupt
-        replace_file(self, to)
+        replace_file(path, to)
 
-    monkeypatch.setattr(Path, "replace", die)
+    monkeypatch.setattr(os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         save(folder, network(seed=2), CARD)
     assert not list(folder.glob(".*")), "no partial file is left"
     with pytest.raises(CheckpointError, match="is not what was saved: expected sha256"):
         load(folder)
+
+
+def test_a_full_disk_is_named_and_the_weights_that_were_there_stay(folder, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match=r"cannot write .*weights\.safetensors: the disk is full"):
+        save(folder, network(seed=2), CARD)
+    assert torch.equal(load(folder).network.head.weight, network().head.weight)
+    assert not list(folder.glob(".*")), "no partial file is left"
 
 
 def test_loading_draws_no_random_numbers(folder):
@@ -257,14 +270,14 @@ def test_a_description_of_another_size_is_refused(folder):
         ({"format": True}, "expected a format of at most 2, got True"),
         ({"kind": "os.system"}, "kind: expected one of .*ConvLSTMConfig.*, got 'os.system'"),
         ({"kind": 3}, "kind: expected str, got 3"),
-        ({"surprise": 1}, "expected the fields of Description, got also surprise"),
+        ({"surprise": 1}, "surprise: expected no such field, got 1"),
         ({"config": {"hidden": [4]}}, "config: expected the fields of ConvLSTMConfig, got no conditioned"),
         ({"config": None}, "config: expected ConvLSTMConfig, got null"),
         ({"config": to_plain(SMALL) | {"hidden": 4}}, "config.hidden: expected a list, got 4"),
         ({"config": to_plain(SMALL) | {"hidden": [4.0]}}, r"config.hidden\[0\]: expected int, got 4.0"),
         ({"config": to_plain(SMALL) | {"hidden": [True]}}, r"config.hidden\[0\]: expected int, got True"),
         ({"config": to_plain(SMALL) | {"peephole": 0}}, "config.peephole: expected bool, got 0"),
-        ({"config": to_plain(SMALL) | {"extra": 0}}, "expected the fields of ConvLSTMConfig, got also extra"),
+        ({"config": to_plain(SMALL) | {"extra": 0}}, "config.extra: expected no such field, got 0"),
         ({"config": to_plain(SMALL) | {"hidden": [10**9]}}, "expected whole numbers of at most 16384"),
         ({"config": to_plain(SMALL) | {"hidden": [1] * 10**4}}, "expected lists of at most 256, got one of"),
         (
@@ -306,6 +319,16 @@ def test_hostile_json_is_refused(folder, text):
     )
     with pytest.raises(CheckpointError):
         load(folder)
+
+
+def test_a_description_nested_to_any_depth_is_refused(folder):
+    document = json.loads((folder / "config.json").read_text())
+    del document["config"]
+    start = json.dumps(document)[:-1] + ', "config": '
+    for depth in (*range(1, 900, 100), *range(900, 1001)):
+        (folder / "config.json").write_text(start + "[" * depth + "]" * depth + "}")
+        with pytest.raises(CheckpointError):
+            verify(folder)
 
 
 def test_a_description_of_a_network_larger_than_memory_is_refused_before_it_is_built(folder, monkeypatch):
@@ -400,9 +423,10 @@ def test_configurations_survive_json(value):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("pair", [3], "pair: expected a list of 2"),
+        ("pair", [3], r"pair\[1\]: expected a value, got none"),
+        ("pair", [3, "a", 5], "pair: expected a list of 2"),
         ("pair", [3, 4], r"pair\[1\]: expected str, got 4"),
-        ("choice", "z", "choice: expected one of 'x', 'y', got 'z'"),
+        ("choice", "z", "choice: expected 'x' or 'y', got 'z'"),
         ("maybe", 1.0, "maybe: expected int, got 1.0"),
         ("inner", {}, "inner: expected the fields of Inner, got no depth"),
         ("nested", [{"depth": "deep"}], r"nested\[0\].depth: expected float, got 'deep'"),

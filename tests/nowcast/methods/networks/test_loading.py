@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.convlstm import ConvLSTMConfig
+from models.presets import FORECASTERS
 from models.registry import PRESETS, build, forecasters
-from nowcast import names as presets
+from nowcast import names
 from nowcast.compute import Compute
 from nowcast.errors import NetworkError, NotEnoughFrames, WeightsError
 from nowcast.frame.frame import frame_array
@@ -113,13 +116,17 @@ def weighed(folder: Path, config: Any = PRESETS["convlstm_cpu"], task: Task = TA
 
 
 def test_names_are_those_of_the_networks_that_forecast():
-    assert sorted(presets.PRESETS) == sorted(forecasters())
-    assert set(presets.NETWORKS.values()) == set(presets.PRESETS)
+    assert set(names.NETWORKS.values()) == set(FORECASTERS) == set(forecasters())
+
+
+def test_names_are_known_without_torch():
+    code = "import sys, nowcast.names; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 def test_a_short_name_is_the_preset_of_cpu_size_and_a_full_name_its_own():
-    assert presets.NETWORKS["convlstm"] == "convlstm_cpu"
-    assert all(presets.NETWORKS[name] == name for name in presets.PRESETS)
+    assert names.NETWORKS["convlstm"] == "convlstm_cpu"
+    assert all(names.NETWORKS[name] == name for name in FORECASTERS)
 
 
 def test_it_is_a_method_that_takes_batches():

@@ -12,8 +12,7 @@ import pytest
 from candidates import candidate
 
 from nowcast.errors import NotFound, StorageError, UnknownModel, WeightsError
-from nowcast.methods.networks import checkpoint
-from nowcast.methods.networks import versions as model_store
+from nowcast.methods.networks.checkpoint import load
 from nowcast.methods.networks.versions import Change, Shelf, current_of, hash_of, shelves, trail, version_name
 
 NOON = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
@@ -33,11 +32,6 @@ def shelved(store: Path, candidate_folder: Path, minutes: int = 0) -> str:
     return version
 
 
-def test_names_of_files_are_those_of_checkpoints() -> None:
-    assert checkpoint.WEIGHTS_FILE == model_store.WEIGHTS_FILE
-    assert checkpoint.CONFIG_FILE == model_store.CONFIG_FILE
-
-
 def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
     assert current_of(tmp_path / "absent", "convlstm") is None
     assert shelves(tmp_path / "absent") == []
@@ -52,7 +46,7 @@ def test_a_version_is_a_copy_for_reading_only(tmp_path: Path) -> None:
     version = shelved(tmp_path / "store", trained)
     folder = current_of(tmp_path / "store", "convlstm")
     assert folder == tmp_path / "store" / "convlstm" / version
-    assert version == f"20261128T120000-{checkpoint.load(trained).sha256[:8]}"
+    assert version == f"20261128T120000-{load(trained).sha256[:8]}"
     copied = {path.name for path in folder.iterdir()}
     assert copied == {"weights.safetensors", "config.json", "card.md", "curves.csv"}  # and no training state
     assert all((folder / name).read_bytes() == (trained / name).read_bytes() for name in copied)

@@ -9,9 +9,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -194,70 +193,6 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def stamp(moment: datetime) -> str:
-    """Return a UTC time as file names carry it, ``20261121T071000Z``.
-
-    Raises:
-        ValueError: If the time carries no zone.
-    """
-    if moment.tzinfo is None:
-        raise ValueError(f"expected an aware time, got {moment} without a zone")
-    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-
-
-def iso(moment: datetime) -> str:
-    """Return a UTC time as people and JSON read it, ``2026-11-21T07:10:00Z``.
-
-    Raises:
-        ValueError: If the time carries no zone.
-    """
-    return stamp(moment) and moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def parse_stamp(text: str) -> datetime | None:
-    """Return the time of a :func:`stamp`, or ``None`` if the text is none."""
-    if len(text) != 16 or text[8] != "T" or text[15] != "Z" or not (text[:8] + text[9:15]).isdecimal():
-        return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
-
-
-def day_folder(root: Path, moment: datetime) -> Path:
-    """Return ``root/YYYY/MM/DD`` of a time (UTC)."""
-    return root / moment.astimezone(UTC).strftime("%Y/%m/%d")
-
-
-def month_folders(
-    root: Path, start: datetime | None = None, end: datetime | None = None, *, newest_first: bool = False
-) -> Iterator[tuple[str, Path]]:
-    """Yield ``("YYYYMM", root/YYYY/MM)`` of the months there are from ``start`` to ``end``, in order."""
-    first = start.astimezone(UTC).strftime("%Y%m") if start else ""
-    last = end.astimezone(UTC).strftime("%Y%m") if end else "~"
-    for year in sorted(_digits(root, 4), reverse=newest_first):
-        for month in sorted(_digits(root / year, 2), reverse=newest_first):
-            if first <= year + month <= last:
-                yield year + month, root / year / month
-
-
-def midnights(
-    days: Iterable[str],
-    start: datetime | None = None,
-    end: datetime | None = None,
-    *,
-    newest_first: bool = False,
-) -> list[datetime]:
-    """Return the midnight of each ``YYYYMMDD`` that has a moment from ``start`` to ``end``, in order."""
-    found = filter(None, (parse_stamp(f"{day}T000000Z") for day in days))
-    wanted = (
-        midnight
-        for midnight in found
-        if (start is None or midnight + timedelta(days=1) > start) and (end is None or midnight <= end)
-    )
-    return sorted(wanted, reverse=newest_first)
-
-
 def listing(folder: Path) -> list[str]:
     """Return the names in a folder, partial files left out; empty if there is no such folder.
 
@@ -270,10 +205,6 @@ def listing(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise storage_error("list", folder, error) from error
-
-
-def _digits(folder: Path, length: int) -> list[str]:
-    return [name for name in listing(folder) if len(name) == length and name.isdecimal()]
 
 
 def sweep_partials(root: Path, older_than_seconds: float = ABANDONED_SECONDS) -> list[Path]:

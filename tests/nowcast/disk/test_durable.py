@@ -11,24 +11,21 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import StorageError
 
 
 def partials(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if files.is_partial(path.name)]
+    return [path.name for path in folder.rglob("*") if durable.is_partial(path.name)]
 
 
 def test_content_appears_at_the_end_and_all_at_once(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b" / "frame.nc"
-    with files.publish(target) as temporary:
+    with durable.publish(target) as temporary:
         temporary.write_bytes(b"first half, ")
         assert not target.exists()
         assert temporary.parent == target.parent
@@ -40,14 +37,14 @@ def test_content_appears_at_the_end_and_all_at_once(tmp_path: Path) -> None:
 
 
 def test_publishing_again_replaces_the_file(tmp_path: Path) -> None:
-    files.write_bytes(tmp_path / "x", b"old")
-    files.write_bytes(tmp_path / "x", b"new")
+    durable.write_bytes(tmp_path / "x", b"old")
+    durable.write_bytes(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
 
 
 def test_failure_in_the_body_leaves_the_old_content_and_no_trace(tmp_path: Path) -> None:
-    files.write_bytes(tmp_path / "x", b"old")
-    with pytest.raises(ZeroDivisionError), files.publish(tmp_path / "x") as temporary:
+    durable.write_bytes(tmp_path / "x", b"old")
+    with pytest.raises(ZeroDivisionError), durable.publish(tmp_path / "x") as temporary:
         temporary.write_bytes(b"half")
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["x"]
@@ -65,20 +62,20 @@ def test_failure_in_the_body_leaves_the_old_content_and_no_trace(tmp_path: Path)
     ],
 )
 def test_refusal_of_the_disk_is_named(tmp_path: Path, number: int, sentence: str) -> None:
-    with pytest.raises(StorageError) as caught, files.publish(tmp_path / "x"):
+    with pytest.raises(StorageError) as caught, durable.publish(tmp_path / "x"):
         raise OSError(number, os.strerror(number))
     assert str(caught.value) == f"cannot write {tmp_path / 'x'}: {sentence}"
 
 
 def test_body_that_wrote_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No such file"), files.publish(tmp_path / "x"):
+    with pytest.raises(StorageError, match="No such file"), durable.publish(tmp_path / "x"):
         pass
 
 
 def test_exclusive_publish_never_replaces(tmp_path: Path) -> None:
-    files.write_bytes(tmp_path / "x", b"first", exclusive=True)
+    durable.write_bytes(tmp_path / "x", b"first", exclusive=True)
     with pytest.raises(FileExistsError):
-        files.write_bytes(tmp_path / "x", b"second", exclusive=True)
+        durable.write_bytes(tmp_path / "x", b"second", exclusive=True)
     assert (tmp_path / "x").read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["x"]
 
@@ -88,9 +85,9 @@ def test_exclusive_publish_works_without_hard_links(tmp_path: Path, monkeypatch:
         raise OSError(errno.EPERM, "no hard links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    files.write_bytes(tmp_path / "x", b"first", exclusive=True)
+    durable.write_bytes(tmp_path / "x", b"first", exclusive=True)
     with pytest.raises(FileExistsError):
-        files.write_bytes(tmp_path / "x", b"second", exclusive=True)
+        durable.write_bytes(tmp_path / "x", b"second", exclusive=True)
     assert (tmp_path / "x").read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["x"]
 
@@ -112,18 +109,18 @@ def test_content_reaches_the_disk_before_the_name_and_the_name_before_the_return
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(os, "replace", spy_replace)
-    files.write_bytes(tmp_path / "new folder" / "x", b"content")
+    durable.write_bytes(tmp_path / "new folder" / "x", b"content")
     assert steps == ["sync folder", "sync content", "appear", "sync folder"]
 
 
 WRITER = """
 import hashlib, random, sys
 from pathlib import Path
-from nowcast.disk import files
+from nowcast.disk import durable
 target = Path(sys.argv[1])
 while True:
     content = random.randbytes(300_000)
-    with files.publish(target) as temporary:
+    with durable.publish(target) as temporary:
         with temporary.open("wb") as file:
             file.write(hashlib.sha256(content).digest())
             for start in range(0, len(content), 10_000):
@@ -134,7 +131,7 @@ while True:
 
 def test_killed_writer_never_leaves_a_partial_file_to_readers(tmp_path: Path) -> None:
     target = tmp_path / "latest.bin"
-    files.write_bytes(target, hashlib.sha256(b"").digest())
+    durable.write_bytes(target, hashlib.sha256(b"").digest())
     seen = set()
     for _ in range(12):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target)], cwd=Path.cwd())
@@ -147,10 +144,10 @@ def test_killed_writer_never_leaves_a_partial_file_to_readers(tmp_path: Path) ->
         content = target.read_bytes()
         assert hashlib.sha256(content[32:]).digest() == content[:32]
         seen.add(content[:32])
-        assert files.listing(tmp_path) == ["latest.bin"]
+        assert durable.listing(tmp_path) == ["latest.bin"]
     assert len(seen) == 12
     left = partials(tmp_path)
-    removed = files.sweep_partials(tmp_path, older_than_seconds=-1)
+    removed = durable.sweep_partials(tmp_path, older_than_seconds=-1)
     assert sorted(path.name for path in removed) == sorted(left)
     assert os.listdir(tmp_path) == ["latest.bin"]
 
@@ -158,15 +155,15 @@ def test_killed_writer_never_leaves_a_partial_file_to_readers(tmp_path: Path) ->
 FULL_DISK = """
 import sys
 from pathlib import Path
-from nowcast.disk import files
+from nowcast.disk import durable
 from nowcast.errors import StorageError
 target = Path(sys.argv[1]) / "x"
-files.write_bytes(target, b"old")
+durable.write_bytes(target, b"old")
 if len(sys.argv) > 2:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    files.write_bytes(target, bytes(3_000_000))
+    durable.write_bytes(target, bytes(3_000_000))
 except StorageError as error:
     print(error)
 print(sorted(path.name for path in target.parent.iterdir()), target.read_bytes())
@@ -192,7 +189,7 @@ def test_disk_that_really_is_full_loses_nothing(tmp_path: Path) -> None:
 def test_file_in_the_way_of_a_folder_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot make"):
-        files.write_bytes(tmp_path / "a" / "b" / "x", b"")
+        durable.write_bytes(tmp_path / "a" / "b" / "x", b"")
 
 
 def test_sweep_takes_only_what_killed_writers_left(tmp_path: Path) -> None:
@@ -206,7 +203,7 @@ def test_sweep_takes_only_what_killed_writers_left(tmp_path: Path) -> None:
     long_ago = time.time() - 7200
     for path in (old, *kept, folder / "c" / "0", folder / "c", folder, busy / "c", busy):
         os.utime(path, (long_ago, long_ago))
-    assert sorted(files.sweep_partials(tmp_path)) == sorted([folder, old])
+    assert sorted(durable.sweep_partials(tmp_path)) == sorted([folder, old])
     assert not old.exists() and not folder.exists()
     assert young.exists() and busy.exists() and all(path.exists() for path in kept)
 
@@ -214,28 +211,28 @@ def test_sweep_takes_only_what_killed_writers_left(tmp_path: Path) -> None:
 def test_listing_hides_partial_files_and_bears_a_missing_folder(tmp_path: Path) -> None:
     (tmp_path / ".x.nc.17-0a1b2c3d.tmp").write_bytes(b"")
     (tmp_path / "x.nc").write_bytes(b"")
-    assert files.listing(tmp_path) == ["x.nc"]
-    assert files.listing(tmp_path / "x.nc") == []
-    assert files.listing(tmp_path / "nowhere") == []
+    assert durable.listing(tmp_path) == ["x.nc"]
+    assert durable.listing(tmp_path / "x.nc") == []
+    assert durable.listing(tmp_path / "nowhere") == []
 
 
 def test_folder_is_published_whole_and_never_replaced(tmp_path: Path) -> None:
     target = tmp_path / "store"
-    with files.publish_folder(target) as temporary:
+    with durable.publish_folder(target) as temporary:
         (temporary / "c").mkdir()
         (temporary / "c" / "0").write_bytes(b"chunk")
         assert not target.exists()
     assert (target / "c" / "0").read_bytes() == b"chunk"
-    with pytest.raises(FileExistsError), files.publish_folder(target):
+    with pytest.raises(FileExistsError), durable.publish_folder(target):
         raise AssertionError("the body must not run")
-    with pytest.raises(ZeroDivisionError), files.publish_folder(tmp_path / "other") as temporary:
+    with pytest.raises(ZeroDivisionError), durable.publish_folder(tmp_path / "other") as temporary:
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["store"]
 
 
 def test_folder_made_by_another_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "store"
-    with pytest.raises(FileExistsError), files.publish_folder(target):
+    with pytest.raises(FileExistsError), durable.publish_folder(target):
         target.mkdir()
         (target / "theirs").write_bytes(b"")
     assert os.listdir(tmp_path) == ["store"] and os.listdir(target) == ["theirs"]
@@ -243,28 +240,28 @@ def test_folder_made_by_another_meanwhile_is_kept(tmp_path: Path) -> None:
 
 def test_json_comes_back_and_refuses_what_json_does_not_have(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    files.write_json(path, {"place": "Jyväskylä", "csi": None, "counts": [1, 2.5]})
-    assert files.read_json(path) == {"place": "Jyväskylä", "csi": None, "counts": [1, 2.5]}
+    durable.write_json(path, {"place": "Jyväskylä", "csi": None, "counts": [1, 2.5]})
+    assert durable.read_json(path) == {"place": "Jyväskylä", "csi": None, "counts": [1, 2.5]}
     assert "Jyväskylä" in path.read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="not JSON compliant"):
-        files.write_json(path, {"csi": float("nan")})
-    assert files.read_json(path)["counts"] == [1, 2.5]
+        durable.write_json(path, {"csi": float("nan")})
+    assert durable.read_json(path)["counts"] == [1, 2.5]
     path.write_text("{", encoding="utf-8")
     with pytest.raises(StorageError, match="expected JSON"):
-        files.read_json(path)
+        durable.read_json(path)
     with pytest.raises(FileNotFoundError):
-        files.read_json(tmp_path / "nowhere.json")
+        durable.read_json(tmp_path / "nowhere.json")
 
 
 def test_removing_tells_whether_there_was_something(tmp_path: Path) -> None:
-    files.write_bytes(tmp_path / "x", b"")
-    assert files.remove(tmp_path / "x") is True
-    assert files.remove(tmp_path / "x") is False
+    durable.write_bytes(tmp_path / "x", b"")
+    assert durable.remove(tmp_path / "x") is True
+    assert durable.remove(tmp_path / "x") is False
 
 
 def test_damaged_file_is_set_aside_under_another_ending(tmp_path: Path) -> None:
-    files.write_bytes(tmp_path / "x.nc", b"damaged")
-    aside = files.set_aside(tmp_path / "x.nc")
+    durable.write_bytes(tmp_path / "x.nc", b"damaged")
+    aside = durable.set_aside(tmp_path / "x.nc")
     assert aside.read_bytes() == b"damaged" and not aside.name.endswith(".nc")
     assert os.listdir(tmp_path) == [aside.name]
 
@@ -273,7 +270,7 @@ def test_lock_keeps_others_out_until_its_holder_is_killed(tmp_path: Path) -> Non
     lock = tmp_path / "d" / ".lock"
     holder = os.fork()
     if holder == 0:
-        with files.locked(lock):
+        with durable.locked(lock):
             (tmp_path / "held").touch()
             time.sleep(60)
         os._exit(1)
@@ -281,7 +278,7 @@ def test_lock_keeps_others_out_until_its_holder_is_killed(tmp_path: Path) -> Non
         time.sleep(0.005)
     waiter = os.fork()
     if waiter == 0:
-        with files.locked(lock):
+        with durable.locked(lock):
             (tmp_path / "got").touch()
         os._exit(0)
     time.sleep(0.1)
@@ -290,43 +287,3 @@ def test_lock_keeps_others_out_until_its_holder_is_killed(tmp_path: Path) -> Non
     os.waitpid(holder, 0)
     assert os.waitpid(waiter, 0)[1] == 0
     assert (tmp_path / "got").exists()
-
-
-@settings(deadline=None)
-@given(st.datetimes(datetime(1950, 1, 1), datetime(2200, 1, 1)).map(lambda t: t.replace(microsecond=0)))
-def test_stamp_comes_back(moment: datetime) -> None:
-    assert files.parse_stamp(files.stamp(moment.replace(tzinfo=UTC))) == moment.replace(tzinfo=UTC)
-
-
-def test_times_are_written_in_utc() -> None:
-    moment = datetime(2026, 11, 21, 9, 10, tzinfo=timezone(timedelta(hours=2)))
-    assert files.stamp(moment) == "20261121T071000Z"
-    assert files.iso(moment) == "2026-11-21T07:10:00Z"
-    assert files.day_folder(
-        Path("r"), datetime(2026, 11, 21, 1, tzinfo=timezone(timedelta(hours=2)))
-    ) == Path("r/2026/11/20")
-    for write in (files.stamp, files.iso):
-        with pytest.raises(ValueError, match="aware"):
-            write(datetime(2026, 11, 21))
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "20261121T071000", "20261321T071000Z", "2026112 T071000Z", "20261121-071000Z", "20261121T0710000"],
-)
-def test_what_is_no_stamp_is_none(text: str) -> None:
-    assert files.parse_stamp(text) is None
-
-
-def test_only_months_and_days_of_the_period_are_visited(tmp_path: Path) -> None:
-    for folder in ("2025/12/31", "2026/01/01", "2026/01/02", "2026/02/01", "2026/xx/01", "notes/01", "26/01"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "2027").write_bytes(b"a file, not a year")
-    start, end = datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 31, tzinfo=UTC)
-    assert [month for month, _ in files.month_folders(tmp_path)] == ["202512", "202601", "202602"]
-    assert next(month for month, _ in files.month_folders(tmp_path, newest_first=True)) == "202602"
-    assert list(files.month_folders(tmp_path, start, end)) == [("202601", tmp_path / "2026" / "01")]
-    days = ["20260102", "20251231", "20260101", "20260132", "202601xx"]
-    assert [day.day for day in files.midnights(days, start, end)] == [1, 2]
-    assert [day.day for day in files.midnights(days, newest_first=True)] == [2, 1, 31]
-    assert files.midnights(days, end=datetime(2025, 12, 31, tzinfo=UTC))[0].day == 31
