@@ -27,6 +27,8 @@ READERS: dict[str, tuple[bytes, ...]] = {
     "mch_gif": (b"GIF8",),
     "geotiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "grib": (b"GRIB",),
+    "bufr": (b"BUFR",),
+    "iris": (b"\x1b\0",),
     "nimrod": (b"\0\0\2\0",),
     "radolan": (),
 }

@@ -116,6 +116,17 @@ TABLE: list[Reads | Refused] = [
         "formats/opera_nimbus*/T_PASH22*.hdf", 1, "ACRR", 60, OPERA_2KM,
         "OPERA NIMBUS 1-hour accumulation composite", is_frame=False,
     ),
+    # Météo-France, IRIS, GeoTIFF
+    Reads(
+        "formats/bufr/*.bufr.gz", 1, "DBZH", None, (1536, 1536), "Météo-France Mosaique metropole Z 1km"
+    ),
+    Reads("formats/iris/*.CAP*.gz", 1, "DBZH", None, (940, 940), "IRIS CAPPI Surgavere, Radar"),
+    Reads("formats/iris/*.SRI*.gz", 1, "DBZH", None, (720, 720), "IRIS SRI Surgavere, Radar"),
+    Reads("formats/iris/*.MAX*.gz", 1, "RATE", None, (660, 660), "IRIS MAX Surgavere, Radar"),
+    Refused("formats/iris/*.HMX*.gz", 1, "the product HMAX"),
+    Refused("formats/iris/*.TOP*.gz", 1, "the product TOPS"),
+    Reads("faults/geotiff_dbz_undeclared*.tif", 3, "DBZH", None, (64, 64), "GeoTIFF"),
+    Reads("faults/201609281445_FINUTM.tif", 1, "DBZH", None, (7316, 4963), "GeoTIFF"),
     # Rain in units nobody states
     Refused("formats/openmrg*/openMRG_Radar_180minutes.nc", 1, "'rainfall_amount' states no unit"),
     Refused("formats/openmrg*/openmrg_rad.nc", 1, "'rainfall_amount' states the unit 'sum 5min'"),
