@@ -27,6 +27,8 @@ READERS: dict[str, tuple[bytes, ...]] = {
     "fmi_pgm": (b"P5",),
     "mch_gif": (b"GIF8",),
     "geotiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "bufr": (b"BUFR",),
+    "iris": (b"\x1b\0",),
     "nimrod": (b"\0\0\2\0",),
     "radolan": (),
     "grib": (),

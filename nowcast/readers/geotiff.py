@@ -2,14 +2,14 @@
 
 A raster knows its cells but seldom its meaning, so nothing is assumed: the unit comes from the band, from a
 tag or from FMI's ``Quantity`` item; a raster that does not tell it, or tells two, is refused.
+
+Sources: TIFF 6.0; OGC GeoTIFF 1.1 (19-008r4); GDAL's GTiff driver for ``GDAL_NODATA`` and ``GDAL_METADATA``.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from nowcast.errors import MissingExtra, RefusedProduct, UnreadableFile
 from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.frame.grid import Grid
-from nowcast.readers.source import Limits, Source, parse_time
+from nowcast.readers.geotiff_tags import Tags, quantity_of, read_tags
+from nowcast.readers.packing import unpack
+from nowcast.readers.source import Limits, Source
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -26,38 +28,12 @@ if TYPE_CHECKING:
 #: First bytes of a TIFF and a BigTIFF of either byte order (TIFF 6.0, section 2; BigTIFF).
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-#: Compressions without a codec of their own that could be attacked.
-_COMPRESSIONS = (None, "none", "deflate", "lzw")
+#: Compressions that lose nothing, by GDAL's names; JPEG, WebP and LERC may change a value.
+_COMPRESSIONS = (None, "none", "deflate", "lzw", "packbits", "zstd", "lzma")
 
-#: Quantity of a unit, written without spaces, in lower case.
-_UNITS = {
-    "dbz": Quantity.DBZH,
-    "mm/h": Quantity.RATE,
-    "mm/hr": Quantity.RATE,
-    "mmh-1": Quantity.RATE,
-    "mmhr-1": Quantity.RATE,
-    "mmh**-1": Quantity.RATE,
-    "mm": Quantity.ACRR,
-}
-
-#: Tags that tell a unit, a scale, an offset, two states, an interval and a time; in lower case.
-_UNIT_TAGS = ("unit", "units")
-_SCALE_TAGS, _OFFSET_TAGS = ("gain", "scale_factor"), ("offset", "add_offset")
-_NODATA_TAGS, _UNDETECT_TAGS = ("nodata",), ("undetect",)
-_INTERVAL_TAGS = ("interval_minutes", "accumulation_minutes")
-_TIME_TAGS = ("observation time", "observation_time", "valid_time", "nominal_time", "time")
-
-#: Items of FMI's metadata whose unit stands in an attribute, which GDAL drops.
-_FMI_ITEM = r'<Item name="{name}" unit="([^"<]{{1,20}})">([^<]{{1,40}})</Item>'
-
-#: Minutes in the units an interval is told in.
-_MINUTES = {"h": 60.0, "min": 1.0, "s": 1.0 / 60.0}
-
-#: Date and time in a file name: 12 or 14 digits, or 8 and then 4 or 6.
-_STAMP = re.compile(r"(?<!\d)(20\d{6})[-_T]?(\d{4}(?:\d\d)?)(?!\d)")
-
-#: Time in a file name and creation time of the image may differ by this and still be the same.
-_SAME_TIME = timedelta(minutes=1)
+#: Largest reflectivity [dBZ] and rain [mm/h, mm] a raster may hold: artefacts of composites reach 8,647 mm/h,
+#: and beyond stands a mark nobody declared, such as 9999.
+MOST_DBZ, MOST_RAIN = 100.0, 9_000.0
 
 
 def recognises(source: Source) -> bool:
@@ -70,12 +46,13 @@ def read(source: Source, limits: Limits) -> Iterator[RawFrame]:
 
     Raises:
         MissingExtra: If rasterio is not installed.
-        RefusedProduct: If the tags do not say, or say twice, what the numbers are.
+        RefusedProduct: If the tags do not say, or say twice, what the numbers are; or say a forecast.
         TooLarge: If the image declares more cells than the limits allow.
-        UnreadableFile: If it is damaged, or not georeferenced on a grid from north to south.
+        UnreadableFile: If it is damaged, or not georeferenced on a grid along the axes of its plane.
     """
     try:
         import rasterio
+        from rasterio._err import CPLE_BaseError  # what GDAL says late leaves rasterio as it came
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError as error:
         raise MissingExtra(
@@ -88,167 +65,121 @@ def read(source: Source, limits: Limits) -> Iterator[RawFrame]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said in our own words
             with memory.open(driver="GTiff") as dataset:
                 frame = _frame(dataset, content, source, limits)
-    except (RasterioError, OSError, UnicodeDecodeError) as error:
+    except (RasterioError, CPLE_BaseError, OSError, UnicodeDecodeError) as error:
         raise UnreadableFile(f"{source.name}: the TIFF image is damaged: {error}") from error
     yield frame
 
 
 def _frame(dataset: DatasetReader, content: bytes, source: Source, limits: Limits) -> RawFrame:
-    limits.check_cells(dataset.height, dataset.width, source.name)
+    name = source.name
+    limits.check_cells(dataset.height, dataset.width, name)
     for rows, columns in dataset.block_shapes:
-        limits.check_cells(rows, columns, f"{source.name}, block")
+        limits.check_cells(rows, columns, f"{name}, block")
+    if dataset.subdatasets:
+        raise RefusedProduct(f"{name}: expected one image, got {len(dataset.subdatasets)} pages")
+    band = _band(dataset, name)
     compression = dataset.profile.get("compress")
-    if (
-        dataset.count != 1
-        or compression not in _COMPRESSIONS
-        or np.dtype(dataset.dtypes[0]).kind not in "uif"
-    ):
+    kind = dataset.dtypes[band - 1]
+    if compression not in _COMPRESSIONS or np.dtype(kind).kind not in "uif":
         raise RefusedProduct(
-            f"{source.name}: expected one band of numbers, plain or by deflate or lzw, "
-            f"got {dataset.count} of {dataset.dtypes[0]} by {compression}"
+            f"{name}: expected numbers, plain or by a compression that loses nothing "
+            f"({', '.join(filter(None, _COMPRESSIONS[1:]))}), got {kind} by {compression}"
         )
-    tags = {key.lower(): str(value).strip() for key, value in {**dataset.tags(), **dataset.tags(1)}.items()}
-    metadata = _metadata(content)
-    quantity = _quantity(dataset, tags, metadata, source.name)
-    time, told_by = _time(tags, source.name)
+    tags = read_tags(dataset, band, content, name)
+    quantity = tags.quantity()
+    time, told_by = tags.time()
+    tags.refuse_forecast(time)
+    grid, is_south_up, is_mirrored = _grid(dataset, name)
+    values = _values(dataset, band, tags, quantity)
+    if is_south_up or is_mirrored:
+        values = np.ascontiguousarray(values[:: -1 if is_south_up else 1, :: -1 if is_mirrored else 1])
     return RawFrame(
-        values=_values(dataset, tags, quantity, source.name),
+        values=values,
         quantity=quantity,
         time=time,
-        grid=_grid(dataset, source.name),
-        interval_minutes=_interval(tags, metadata, source.name) if quantity is Quantity.ACRR else None,
-        source=tags.get("institution") or tags.get("source") or "GeoTIFF",
+        grid=grid,
+        interval_minutes=tags.interval() if quantity is Quantity.ACRR else None,
+        source=tags.text("institution", "source") or "GeoTIFF",
         attributes={"time_from": told_by},
     )
 
 
-def _metadata(content: bytes) -> str:
-    """Return GDAL's metadata (tag 42112) as it is written, an XML text."""
-    start = content.find(b"<GDALMetadata>")
-    end = content.find(b"</GDALMetadata>", start)
-    return content[start:end].decode("latin-1") if 0 <= start < end else ""
-
-
-def _quantity(dataset: DatasetReader, tags: dict[str, str], metadata: str, name: str) -> Quantity:
-    item = re.search(_FMI_ITEM.format(name="Quantity"), metadata)
-    told = {dataset.units[0], *(tags.get(key) for key in _UNIT_TAGS), item[1] if item else None} - {None, ""}
-    meant = {_UNITS.get(re.sub(r"\s", "", str(unit)).lower()) for unit in told}
-    quantity = meant.pop() if len(meant) == 1 else None
-    if quantity is None:
-        raise RefusedProduct(
-            f"{name}: the tags must tell one unit, dBZ, mm/h or mm, "
-            f"but tell {', '.join(sorted(map(str, told))) or 'none'}"
-        )
-    return quantity
-
-
-def _number(tags: dict[str, str], keys: tuple[str, ...], name: str) -> float | None:
-    for key in keys:
-        if key in tags:
-            try:
-                return float(tags[key])
-            except ValueError as error:
-                raise UnreadableFile(f"{name}: tag {key!r} is no number: {tags[key]!r}") from error
-    return None
-
-
-def _values(
-    dataset: DatasetReader, tags: dict[str, str], quantity: Quantity, name: str
-) -> NDArray[np.float32]:
-    """Return the values ``(y, x)`` in the unit told, with NaN and no echo where the raw numbers say so."""
-    scale, offset = dataset.scales[0], dataset.offsets[0]
-    gain, add = _number(tags, _SCALE_TAGS, name), _number(tags, _OFFSET_TAGS, name)
-    if gain is not None or add is not None:
-        told = (1.0 if gain is None else gain, 0.0 if add is None else add)
-        if (scale, offset) not in ((1.0, 0.0), told):
+def _band(dataset: DatasetReader, name: str) -> int:
+    """Return the number, from 1, of the band with precipitation: the only one there is, or in its unit."""
+    bands = [i for i, use in enumerate(dataset.colorinterp, 1) if use.name != "alpha"]
+    if len(bands) > 1:
+        known = [i for i in bands if quantity_of(_units(dataset, i)) is not None]
+        if len(known) != 1:
             raise RefusedProduct(
-                f"{name}: the band's scale and offset are {scale:g} and {offset:g}, "
-                f"the tags say {told[0]:g} and {told[1]:g}"
+                f"{name}: expected one band of precipitation, got {len(bands)} bands of {dataset.dtypes[0]}, "
+                f"{len(known)} of them in dBZ, mm/h or mm"
             )
-        scale, offset = told
-    nodata = _number(tags, _NODATA_TAGS, name) if dataset.nodata is None else dataset.nodata
-    undetect = _number(tags, _UNDETECT_TAGS, name)
-    raw = dataset.read(1)
-    if nodata is None and raw.dtype.kind != "f":
-        raise RefusedProduct(
-            f"{name}: whole numbers without a no-data value do not tell what is not observed"
-        )
+        return known[0]
+    if not bands:
+        raise RefusedProduct(f"{name}: expected a band of numbers, got transparency only")
+    return bands[0]
 
-    least = -np.inf if quantity.is_reflectivity else 0.0
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no possible number either
-        values: NDArray[np.float32] = raw.astype(np.float32)
-        values *= np.float32(scale)
-        values += np.float32(offset)
-        values[~(values >= least) | (values == np.inf)] = np.nan  # not a number, or no possible one
-    if undetect is not None:
-        values[raw == undetect] = least
-    if nodata is not None:
-        values[raw == nodata] = np.nan
+
+def _units(dataset: DatasetReader, band: int) -> set[str]:
+    tags = {key.lower(): value for key, value in dataset.tags(band).items()}
+    return {text for text in (dataset.units[band - 1], tags.get("unit"), tags.get("units")) if text}
+
+
+def _values(dataset: DatasetReader, band: int, tags: Tags, quantity: Quantity) -> NDArray[np.float32]:
+    """Return the values ``(y, x)`` in the unit told, with NaN and no echo where the raw numbers say so."""
+    from rasterio.enums import MaskFlags
+
+    scaling = tags.scaling(dataset.scales[band - 1], dataset.offsets[band - 1])
+    if dataset.colorinterp[band - 1].name == "palette" and scaling is None:
+        raise RefusedProduct(
+            f"{tags.name}: expected numbers, got a picture whose pixels are indices of a palette"
+        )
+    gain, offset = scaling or (1.0, 0.0)
+    missing = [
+        code
+        for code in (dataset.nodatavals[band - 1], tags.number("nodata", "missing_data"))
+        if code is not None and code == code
+    ]
+    undetect = tags.number("undetect")
+    raw = dataset.read(band)
+    has_mask = MaskFlags.per_dataset in dataset.mask_flag_enums[band - 1]
+    if not missing and not has_mask and raw.dtype.kind != "f":
+        raise RefusedProduct(
+            f"{tags.name}: whole numbers without a no-data value do not tell what is not observed"
+        )
+    values = unpack(
+        raw,
+        quantity,
+        gain=gain,
+        offset=offset,
+        missing=missing,
+        no_echo=[] if undetect is None else [undetect],
+    )
+    values[values > (MOST_DBZ if quantity.is_reflectivity else MOST_RAIN)] = np.nan
+    if has_mask:  # transparency, or a mask inside the file
+        values[dataset.read_masks(band) == 0] = np.nan
     return values
 
 
-def _grid(dataset: DatasetReader, name: str) -> Grid:
+def _grid(dataset: DatasetReader, name: str) -> tuple[Grid, bool, bool]:
+    """Return the grid, and whether the rows come from the south and the columns from the east."""
     transform = dataset.transform
-    if dataset.crs is None or transform.b or transform.d or transform.a <= 0 or transform.e >= 0:
+    if dataset.crs is None or transform.b or transform.d or not (transform.a and transform.e):
         raise UnreadableFile(
-            f"{name}: expected a coordinate reference system and rows from north to south, got {dataset.crs} "
+            f"{name}: expected a coordinate reference system and rows along its axes, got {dataset.crs} "
             f"and the transform {tuple(transform)[:6]}"
         )
-    dx, dy = transform.a, -transform.e
+    dx, dy = abs(transform.a), abs(transform.e)
+    west = min(transform.c, transform.c + transform.a * dataset.width)
+    north = max(transform.f, transform.f + transform.e * dataset.height)
     code = dataset.crs.to_epsg()
-    return Grid.from_crs(
+    grid = Grid.from_crs(
         f"EPSG:{code}" if code else dataset.crs.to_wkt(version="WKT2_2019"),
         nx=dataset.width,
         ny=dataset.height,
-        x0=transform.c + dx / 2,
-        y0=transform.f - dy / 2,
+        x0=west + dx / 2,
+        y0=north - dy / 2,
         dx=dx,
         dy=dy,
     )
-
-
-def _interval(tags: dict[str, str], metadata: str, name: str) -> float | None:
-    """Return the minutes an accumulation covers."""
-    minutes = _number(tags, _INTERVAL_TAGS, name)
-    item = re.search(_FMI_ITEM.format(name="Accumulation time"), metadata)
-    if minutes is None and item and item[1] in _MINUTES:
-        told = _number({"accumulation time": item[2]}, ("accumulation time",), name)
-        minutes = None if told is None else told * _MINUTES[item[1]]
-    return minutes
-
-
-def _time(tags: dict[str, str], name: str) -> tuple[datetime, str]:
-    """Return the time of observation and who tells it.
-
-    A tag that names the observation counts most. The DateTime tag of TIFF is by its definition the time of
-    the image's creation (TIFF 6.0, section 8): it serves, unless the file name tells another time.
-    """
-    for key in _TIME_TAGS:
-        if tags.get(key):
-            return _spelt(tags[key], name), "tag"
-    stamp = _STAMP.search(name)
-    named = parse_time((stamp[1] + stamp[2]).ljust(14, "0"), "%Y%m%d%H%M%S", name) if stamp else None
-    created = _spelt(tags["tifftag_datetime"], name) if tags.get("tifftag_datetime") else None
-    if named and created and abs(named - created) >= _SAME_TIME:
-        raise UnreadableFile(
-            f"{name}: the file name says {named:%Y-%m-%dT%H:%MZ} and the tag DateTime "
-            f"{created:%Y-%m-%dT%H:%MZ}; a tag 'observation_time' would decide"
-        )
-    if created:
-        return created, "tag"
-    if named:
-        return named, "file name"
-    raise UnreadableFile(f"{name}: neither a tag nor the file name tells the time of observation")
-
-
-def _spelt(text: str, name: str) -> datetime:
-    """Return the time of an ISO 8601 text, or of 12 or 14 digits; without an offset it is UTC."""
-    if re.fullmatch(r"\d{12}(\d\d)?", text):
-        return parse_time(text.ljust(14, "0"), "%Y%m%d%H%M%S", name)
-    if re.fullmatch(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", text):
-        return parse_time(text, "%Y:%m:%d %H:%M:%S", name)
-    try:
-        time = datetime.fromisoformat(text)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise UnreadableFile(f"{name}: {text!r} is no time") from error
+    return grid, transform.e > 0, transform.a < 0

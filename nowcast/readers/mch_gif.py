@@ -1,4 +1,8 @@
-"""MeteoSwiss composites: rain accumulation as the palette index of a GIF image."""
+"""MeteoSwiss composites: rain accumulation as the palette index of a GIF image.
+
+Sources: GIF89a (CompuServe, 1990), sections 18 to 20 and 24; the comments MeteoSwiss writes into its files;
+for the scale, pySTEPS's ``import_mch_gif``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from PIL import Image
 from nowcast.errors import RefusedProduct, TooLarge, UnreadableFile
 from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.frame.grid import Grid
+from nowcast.readers.forecasts import refuse_forecast
 from nowcast.readers.source import Limits, Source, parse_time
 
 #: Rows and columns of the composite (1 km).
@@ -49,10 +54,11 @@ def read(source: Source, limits: Limits) -> Iterator[RawFrame]:
     """Yield the one frame; time and interval come from the comment, else from the file name.
 
     Raises:
-        RefusedProduct: If the image is no rain accumulation of MeteoSwiss.
+        RefusedProduct: If the image is no rain accumulation of MeteoSwiss, is a forecast, or one of several.
         UnreadableFile: If it is damaged, or has another size or palette.
     """
     index, comment = _decode(source, limits)
+    refuse_forecast(source.name, *comment.splitlines())
     product, scale = _PRODUCT.search(comment), _SCALE.search(comment)
     accumulation, name = _ACCUMULATION.search(comment), _NAME.search(source.name)
     told = product or name
@@ -87,6 +93,11 @@ def _decode(source: Source, limits: Limits) -> tuple[NDArray[np.uint8], str]:
                 raise UnreadableFile(
                     f"{source.name}: expected {ROWS} x {COLUMNS} pixels, got {image.height} x {image.width}"
                 )
+            # Pixels outside an image that leaves part of its screen empty would come as index 0, no rain.
+            if image.tile[0][1] != (0, 0, COLUMNS, ROWS):
+                raise UnreadableFile(f"{source.name}: the image fills {image.tile[0][1]} of its screen only")
+            if getattr(image, "is_animated", False):
+                raise RefusedProduct(f"{source.name}: expected one image, got an animation")
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"{source.name}: the image inside is larger than declared") from error

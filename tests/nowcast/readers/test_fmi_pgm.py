@@ -104,6 +104,158 @@ def test_what_cannot_be_a_frame_is_refused_with_its_reason(tmp_path, changes, er
         frame(tmp_path, pgm([[0, 100], [200, 255]], **changes))
 
 
+HEADER_FIELDS = ("type", "centrallongitude", "centrallatitude", "truelatitude", "bottomleft", "topright",
+                 "metersperpixel_x", "metersperpixel_y")  # fmt: skip
+
+
+@pytest.mark.parametrize("field", HEADER_FIELDS)
+def test_a_field_the_grid_needs_may_not_be_missing(tmp_path, field):
+    with pytest.raises(UnreadableFile, match=r"georeferencing|expected a stereographic"):
+        frame(tmp_path, pgm([[0, 100], [200, 255]], **{field: None}))
+
+
+@pytest.mark.parametrize("field", HEADER_FIELDS[1:])
+@pytest.mark.parametrize("text", ["north", "1,5", "10E", "1000 m east", "inf", "nan", "0x10"])
+def test_text_where_a_number_belongs_is_refused(tmp_path, field, text):
+    with pytest.raises(UnreadableFile, match=r"georeferencing|corners lie"):
+        frame(tmp_path, pgm([[0, 100], [200, 255]], **{field: text}))
+
+
+@pytest.mark.parametrize("field", ["composite_area", "radar", "productname", "projection_name"])
+def test_a_field_that_only_describes_may_be_missing(tmp_path, field):
+    read = frame(tmp_path, pgm([[0, 100], [200, 255]], **{field: None}))
+    np.testing.assert_array_equal(read.values, np.float32([[-np.inf, 18.0], [68.0, np.nan]]))
+
+
+@pytest.mark.parametrize(
+    "projection", ["mercator", "azimuthal", "lambert", "latlon", "utm", "Stereographic north", ""]
+)
+def test_other_projections_are_refused_by_name(tmp_path, projection):  # fmt: skip
+    with pytest.raises(UnreadableFile, match="expected a stereographic projection, got"):
+        frame(tmp_path, pgm([[0, 100], [200, 255]], type=projection))
+
+
+def relaid(content, layout):
+    """Return the image with its header written in another way that pgm(5) allows."""
+    lines = content[: content.index(b"\n255\n")].split(b"\n")
+    pixels = content[content.index(b"\n255\n") + 5 :]
+    comments, size = lines[1:-1], lines[-1]
+    match layout:
+        case "backwards":
+            header = [b"P5", *comments[::-1], size, b"255"]
+        case "comments before the largest value":
+            header = [b"P5", comments[0], size, *comments[1:], b"255"]
+        case "comments between columns and rows":
+            columns, rows = size.split()
+            header = [b"P5", *comments[:9], columns, *comments[9:], rows, b"255"]
+        case "size on two lines":
+            header = [b"P5", *comments, *size.split(), b"255"]
+        case "all on one line":
+            header = [b"P5", *comments, size + b" 255"]
+        case "tabs":
+            header = [
+                b"P5",
+                *(line.replace(b" ", b"\t", 2) for line in comments),
+                size.replace(b" ", b"\t"),
+                b"255",
+            ]
+        case "spaces":
+            header = [
+                b"P5 ",
+                *(line.replace(b"# ", b"#   ") + b"  " for line in comments),
+                b"  " + size,
+                b"255",
+            ]
+        case "no space after the hash":
+            header = [b"P5", *(line.replace(b"# ", b"#") for line in comments), size, b"255"]
+        case "carriage returns":
+            header = [b"P5\r", *(line + b"\r" for line in comments), size + b"\r", b"255"]
+        case "empty lines":
+            header = [b"P5", *comments, b"", b"#", b"# ", size, b"", b"255"]
+        case "many radars":
+            header = [b"P5", *comments, *(b"# radar R%d 1 2 3" % i for i in range(60)), size, b"255"]
+    return b"\n".join(header) + b"\n" + pixels
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["backwards", "comments before the largest value", "comments between columns and rows",
+     "size on two lines", "all on one line", "tabs", "spaces", "no space after the hash", "carriage returns",
+     "empty lines", "many radars"],
+)  # fmt: skip
+@pytest.mark.parametrize("first_pixel", [0, 10, 35, 48])
+def test_the_layout_of_the_header_changes_nothing(tmp_path, layout, first_pixel):
+    content = pgm([[first_pixel, 100, 64], [200, 255, 0]])
+    read = frame(tmp_path, relaid(content, layout))
+    plain = frame(tmp_path, content)
+    np.testing.assert_array_equal(read.values, plain.values)
+    assert (read.time, read.grid) == (plain.time, plain.grid)
+
+
+@pytest.mark.parametrize("largest", [1, 100, 254, 256, 1023, 4095, 65535])
+def test_an_image_of_another_depth_is_refused_for_its_scale_is_not_told(tmp_path, largest):
+    with pytest.raises(RefusedProduct, match=f"in one byte, got 'CorrectedReflectivity' up to {largest}"):
+        frame(tmp_path, pgm([[0, 100], [200, 255]], largest=largest))
+
+
+@pytest.mark.parametrize(
+    "param", ["RainRate", "CorrectedReflectivity2", "Height", "EchoTop", "correctedreflectivity"]
+)
+def test_another_parameter_is_refused_by_name(tmp_path, param):  # fmt: skip
+    with pytest.raises(RefusedProduct, match=f"got '{param}'"):
+        frame(tmp_path, pgm([[0, 100], [200, 255]], param=param))
+
+
+def test_a_field_told_twice_and_differently_is_refused(tmp_path):
+    content = pgm([[0, 100], [200, 255]])
+    for line in (b"# obstime 201705091205\n", b"# param RainRate\n", b"# metersperpixel_x 999\n"):
+        with pytest.raises(UnreadableFile, match="twice"):
+            frame(tmp_path, content.replace(b"# }\n", line + b"# }\n"))
+    assert frame(tmp_path, content.replace(b"# }\n", b"# obstime 201705091200\n# }\n"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"producttype": "FORECAST"},
+        {"producttype": "Nowcast"},
+        {"productname": "LOWEST_FORECAST"},
+        {"productname": "extrapolated"},
+        {"projection_name": "SUOMI1-nowcast"},
+        {"forecast": "5"},
+        {"forecast": "yes"},
+        {"forecasttime": "201705091230"},
+        {"fctime": "201705091215"},
+        {"validtime": "201705091205"},
+        {"leadtime": "300"},
+        {"lead_time": "5"},
+        {"analysistime": "201705091130"},
+        {"origintime": "201705091155"},
+        {"nowcast_member": "2"},
+    ],
+    ids=str,
+)
+def test_a_forecast_is_refused_as_one(tmp_path, changes):
+    with pytest.raises(RefusedProduct, match="forecast"):
+        frame(tmp_path, pgm([[0, 100], [200, 255]], **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"forecast": "0"}, {"leadtime": "0"}, {"forecast": "no"}, {"validtime": "201705091200"}],
+    ids=str,
+)  # fmt: skip
+def test_an_observation_that_says_it_is_none_is_read(tmp_path, changes):
+    assert frame(tmp_path, pgm([[0, 100], [200, 255]], **changes)).values[0, 1] == 18.0
+
+
+def test_a_name_that_says_forecast_is_believed(tmp_path):
+    path = tmp_path / "201705091200_nowcast_FIN.pgm"
+    path.write_bytes(pgm([[0, 100], [200, 255]]))
+    with pytest.raises(RefusedProduct, match="says 'nowcast'"):
+        next(fmi_pgm.read(Source(path, Limits()), Limits()))
+
+
 def test_a_picture_of_somebody_else_is_not_taken(tmp_path):
     path = tmp_path / "cat.pgm"
     path.write_bytes(b"P5\n# made with a camera\n2 2\n255\n1234")

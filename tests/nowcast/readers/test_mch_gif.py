@@ -95,6 +95,99 @@ def test_what_cannot_be_a_frame_is_refused_with_its_reason(tmp_path, content, na
         frame(tmp_path, content, name)
 
 
+def test_an_image_that_leaves_part_of_its_screen_empty_is_not_taken_for_dry(tmp_path):
+    small = gif(np.full(71, 100), shape=(64, 71))
+    content = small[:6] + struct.pack("<HH", 710, 640) + small[10:]
+    with pytest.raises(UnreadableFile, match=r"fills \(0, 0, 71, 64\) of its screen only"):
+        frame(tmp_path, content)
+    whole = gif()
+    at = whole.index(b"\x2c\0\0\0\0" + struct.pack("<HH", 710, 640))
+    for left, top, width, height in [(0, 0, 710, 639), (0, 0, 709, 640), (0, 1, 710, 639), (5, 0, 705, 640)]:
+        descriptor = struct.pack("<HHHH", left, top, width, height)
+        with pytest.raises(UnreadableFile, match="of its screen only"):
+            frame(tmp_path, whole[: at + 1] + descriptor + whole[at + 9 :])
+
+
+def test_pixels_that_end_early_are_not_taken_for_dry(tmp_path):
+    content = gif()
+    at = content.index(b"\x2c\0\0\0\0" + struct.pack("<HH", 710, 640))
+    bits = sum(code << 9 * i for i, code in enumerate([256, *[100] * 20, 257]))  # clear, pixels, end
+    data = bits.to_bytes(26, "little")
+    with pytest.raises(UnreadableFile, match="damaged"):
+        frame(tmp_path, content[: at + 10] + b"\x08" + bytes([len(data)]) + data + b"\0;")
+
+
+def test_an_animation_is_refused(tmp_path):
+    images = [Image.frombytes("P", (710, 640), bytes([value]) * (710 * 640)) for value in (0, 100)]
+    for image in images:
+        image.putpalette(PALETTE)
+    file = io.BytesIO()
+    images[0].save(
+        file, "GIF", save_all=True, append_images=images[1:], comment=COMMENT.encode(), optimize=False
+    )
+    with pytest.raises(RefusedProduct, match="an animation"):
+        frame(tmp_path, file.getvalue())
+
+
+GREYS = [channel for i in range(256) for channel in (i, i, i)]
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        GREYS,
+        GREYS[::-1],
+        PALETTE[3:] + PALETTE[:3],
+        [*PALETTE[:-3], 255, 255, 255],
+        [0, 0, 0, *PALETTE[3:]],
+        PALETTE[: 128 * 3] + PALETTE[: 128 * 3],
+        [255 - channel for channel in PALETTE],
+        [channel & 0xFE for channel in PALETTE],
+        [*PALETTE[:30], PALETTE[31], PALETTE[30], *PALETTE[32:]],
+    ],
+    ids=range(9),
+)
+def test_any_other_palette_is_refused(tmp_path, palette):
+    with pytest.raises(UnreadableFile, match="palette"):
+        frame(tmp_path, gif([0, 100, 255], palette=palette))
+
+
+def test_a_palette_sorted_anew_by_another_program_is_refused(tmp_path):
+    image = Image.open(io.BytesIO(gif([0, 100, 140, 255]))).remap_palette([*range(1, 256), 0])
+    file = io.BytesIO()
+    image.save(file, "GIF", comment=COMMENT.encode(), optimize=False)
+    with pytest.raises(UnreadableFile, match="palette"):
+        frame(tmp_path, file.getvalue())
+
+
+@pytest.mark.parametrize(
+    "options", [{"interlace": 0}, {"interlace": 1}, {"transparency": 0}, {"transparency": 255}]
+)
+def test_interlacing_and_transparency_change_nothing(tmp_path, options):  # fmt: skip
+    image = Image.open(io.BytesIO(gif([0, 100, 140, 255])))
+    file = io.BytesIO()
+    image.save(file, "GIF", comment=COMMENT.encode(), optimize=False, **options)
+    np.testing.assert_array_equal(
+        frame(tmp_path, file.getvalue()).values, frame(tmp_path, gif([0, 100, 140, 255])).values
+    )
+
+
+@pytest.mark.parametrize(
+    ("comment", "name"),
+    [
+        (COMMENT + "FORECAST=000030", NAME),
+        (COMMENT + "nowcast of the sum", NAME),
+        (COMMENT + "extrapolated by 5 minutes", NAME),
+        (COMMENT.replace("PRDT=AQC", "TYPE=prediction PRDT=AQC"), NAME),
+        (COMMENT, "forecast_AQC151351850F_00005.801.gif"),
+        (COMMENT, "AQC151351850F_00005.801.nowcast.gif"),
+    ],
+)
+def test_a_forecast_is_refused_as_one(tmp_path, comment, name):
+    with pytest.raises(RefusedProduct, match="a forecast is not taken for one"):
+        frame(tmp_path, gif(comment=comment), name)
+
+
 def test_an_enormous_image_is_refused_before_it_is_unpacked(tmp_path):
     content = gif()
     with pytest.raises(TooLarge, match="65535 x 65535"):

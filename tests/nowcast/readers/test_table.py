@@ -120,6 +120,17 @@ TABLE: list[Reads | Refused] = [
     Refused("faults/composite_rv_*_050-hd5", 1, "simulated is 'True': expected an observation"),
     Reads("faults/composite_rv_*.tar", 1, "ACRR", 5, (1200, 1100), "DWD RV_top_view"),
     Reads("faults/RAD_NL25_RAC_RT_0825.h5", 1, "ACRR", 5, (765, 700), "KNMI RAD_NL25_COR_CM"),
+    # Météo-France, IRIS, GeoTIFF
+    Reads(
+        "formats/bufr/*.bufr.gz", 1, "DBZH", None, (1536, 1536), "Météo-France Mosaique metropole Z 1km"
+    ),
+    Reads("formats/iris/*.CAP*.gz", 1, "DBZH", None, (940, 940), "IRIS CAPPI Surgavere, Radar"),
+    Reads("formats/iris/*.SRI*.gz", 1, "DBZH", None, (720, 720), "IRIS SRI Surgavere, Radar"),
+    Reads("formats/iris/*.MAX*.gz", 1, "RATE", None, (660, 660), "IRIS MAX Surgavere, Radar"),
+    Refused("formats/iris/*.HMX*.gz", 1, "the product HMAX"),
+    Refused("formats/iris/*.TOP*.gz", 1, "the product TOPS"),
+    Reads("faults/geotiff_dbz_undeclared*.tif", 3, "DBZH", None, (64, 64), "GeoTIFF"),
+    Reads("faults/201609281445_FINUTM.tif", 1, "DBZH", None, (7316, 4963), "GeoTIFF"),
     # Rain in units nobody states
     Refused("formats/openmrg*/openMRG_Radar_180minutes.nc", 1, "'rainfall_amount' states no unit"),
     Refused("formats/openmrg*/openmrg_rad.nc", 1, "'rainfall_amount' states the unit 'sum 5min'"),
