@@ -28,7 +28,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: TOML has types of its own, and `leads = true` is no number.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class GridTable(_Table):
@@ -57,10 +58,10 @@ class GridTable(_Table):
 
 
 class ZRTable(_Table):
-    """``zr = { a = 200, b = 1.6 }``: Z = a R^b."""
+    """``zr = { a = 200, b = 1.6 }``: Z = a R^b, both or neither."""
 
-    a: Positive = 200.0
-    b: Positive = 1.6
+    a: Positive
+    b: Positive
 
 
 class DomainTable(_Table):
@@ -72,9 +73,10 @@ class DomainTable(_Table):
     leads: Annotated[int, Field(ge=1, le=72)] = 12
     history: Annotated[int, Field(ge=1, le=24)] = 4
     thresholds_dbz: Annotated[
-        tuple[Annotated[float, Field(gt=NO_ECHO_DBZ, le=MAX_DBZ)], ...], Field(min_length=1, max_length=16)
+        tuple[Annotated[float, Field(gt=NO_ECHO_DBZ, le=MAX_DBZ)], ...],
+        Field(min_length=1, max_length=16, strict=False),  # a TOML array is a list
     ] = (20.0, 30.0, 35.0, 40.0)
-    zr: ZRTable = ZRTable()
+    zr: ZRTable = ZRTable(a=200.0, b=1.6)
     grid: GridTable | None = None
     reproject: bool = False
     max_dbz: Annotated[float, Field(ge=40, le=100)] = MAX_DBZ
@@ -115,7 +117,9 @@ class Settings(BaseSettings):
     )
     domains_file: Path = Field(Path("nowcast.toml"), description="TOML file naming the domains")
     metrics_host: str = Field("127.0.0.1", description="Address a worker serves /metrics on")
-    redis_url: str = Field("", description="Redis or Valkey to use; empty starts an embedded Valkey")
+    redis_url: Annotated[str, Field(pattern=r"^$|^(rediss?|unix)://")] = Field(
+        "", description="Redis or Valkey to use; empty starts an embedded Valkey"
+    )
     host: str = Field("127.0.0.1", description="Address the API listens on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port the API listens on")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -127,6 +131,9 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity logged"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How a log line is written: for people, or one JSON object"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run")
     weights_dir: Path = Field(Path("weights"), description="Folder of the networks' weights, by name")
@@ -152,7 +159,10 @@ class Settings(BaseSettings):
         False, description="Whether one worker of each kind has the data directory to itself (`up` sets it)"
     )
     keep_days: Annotated[int, Field(ge=0)] = Field(
-        0, description="Days forecasts are kept; 0 keeps them for ever (frames and scores always are)"
+        30, description="Days forecasts are kept; 0 keeps them for ever (frames and scores always are)"
+    )
+    reserve_mb: Annotated[int, Field(ge=0)] = Field(
+        1024, description="Free disk [MiB] below which old forecasts go, and then ingest waits; 0 for none"
     )
     domains: dict[str, Domain] = Field(default_factory=dict, description="Filled from the TOML file")
 

@@ -20,7 +20,7 @@ from nowcast.errors import NowcastError
 from nowcast.settings import Settings, load_settings
 from nowcast.simulation import Storm
 from nowcast.simulation.odim_writer import write_odim
-from worker.cli.commands import score_table
+from worker.cli.terminal import score_table
 from worker.loop import stop_on_signals
 from worker.up import Service, free_ports
 

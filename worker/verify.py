@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from nowcast.archive.archive import Archive
+from nowcast.disk import files
 from nowcast.errors import NowcastError, WrongGrid
 from nowcast.forecast.store import ForecastStore, read_lead
 from nowcast.frame.domain import Domain
@@ -84,7 +85,8 @@ class Verify:
                 tally.add(field, truth.values)
                 tallies[model, lead_minutes] = tally
             self._book.save(domain.name, valid_time, tallies)
-        log.info("%s %s scored: %d", domain.name, f"{valid_time:%Y-%m-%dT%H:%M:%SZ}", len(tallies))
+        fields = {"domain": domain.name, "time": files.iso(valid_time)}
+        log.info("%s %s scored: %d", domain.name, files.iso(valid_time), len(tallies), extra=fields)
         return True
 
     def score_issue(self, domain: Domain, issue_time: datetime) -> None:
@@ -104,7 +106,7 @@ class Verify:
                     if self.score(domain, moment):
                         return True
                 except NowcastError as error:
-                    log.error("%s %s cannot be scored: %s", domain.name, moment.isoformat(), error)
+                    log.error("%s %s cannot be scored: %s", domain.name, files.iso(moment), error)
         if time.monotonic() < self._next_rivals:
             return False
         if self._rivals.catch_up():
@@ -199,6 +201,6 @@ class VerifyLoop:
             else:
                 self._verify.score_issue(domain, moment)
         except NowcastError as error:
-            log.error("%s %s cannot be scored: %s", domain.name, moment.isoformat(), error)
+            log.error("%s %s cannot be scored: %s", domain.name, files.iso(moment), error)
             return False
         return True

@@ -13,7 +13,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -40,9 +40,18 @@ class SandboxedReader:
         seconds: Longest time for one file; then the child is killed and the file refused.
         memory_mb: Address space [MiB] the child may take.
         limits: Bounds on sizes, as for the readers.
+        preexec: What the child does before anything else, such as asking to end with its parent.
     """
 
-    def __init__(self, *, seconds: float = 60.0, memory_mb: int = 3072, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        seconds: float = 60.0,
+        memory_mb: int = 3072,
+        limits: Limits | None = None,
+        preexec: Callable[[], None] | None = None,
+    ) -> None:
+        self._preexec = preexec
         self.seconds = seconds
         self.memory_mb = memory_mb
         self.limits = limits or Limits()
@@ -131,6 +140,7 @@ class SandboxedReader:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
+                preexec_fn=self._preexec,
             )
             self._files = 0
             assert self._child.stdout is not None

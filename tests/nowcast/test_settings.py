@@ -60,6 +60,9 @@ def test_a_full_domain_is_read(tmp_path: Path) -> None:
             r"grid\.crs: .*expected a PROJ string, an EPSG code or WKT, got 'nonsense'",
         ),
         ("step_minutes = 5\nzr = { a = nan }", r"domains\.fmi\.zr\.a: .*finite"),
+        ("step_minutes = 5\nleads = true", r"domains\.fmi\.leads: .*valid integer, got True"),
+        ("step_minutes = 5\nmax_dbz = true", r"domains\.fmi\.max_dbz: .*valid number, got True"),
+        ("step_minutes = 5\nzr = { a = 200 }", r"domains\.fmi\.zr\.b: field required"),
         ("step_minutes =", r"not TOML: .*line 2"),
     ],
 )

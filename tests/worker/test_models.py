@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from candidates import candidate
 
+from nowcast.methods.networks import versions
 from nowcast.methods.networks.versions import Shelf, current_of
 from worker.cli import main
-from worker.cli import models as models_commands
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -26,7 +26,7 @@ def models(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Run ``nowcast models`` on the store; return exit code, output and errors."""
     monkeypatch.setenv("NOWCAST_WEIGHTS_DIR", str(store))
     monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setattr(models_commands, "SHIPPED", store.with_name("shipped"))
+    monkeypatch.setattr(versions, "SHIPPED", store.with_name("shipped"))
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nowcast", "models", *map(str, words)])
