@@ -14,7 +14,7 @@ from api.middleware import AnswerCache, RequestId
 from api.routers import domains, forecasts, observations, points, system, verification
 from api.service import Service
 from nowcast.settings import Settings, load_settings
-from nowcast.telemetry import Telemetry
+from nowcast.telemetry import Telemetry, configure_logging
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -23,7 +23,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Raises:
         SettingsError: If the environment's settings are wrong.
     """
-    service = Service(settings or load_settings(), Telemetry())
+    if settings is None:  # uvicorn has set up its own log lines by now; all lines have one form
+        settings = load_settings()
+        configure_logging(settings.log_level, "api", log_format=settings.log_format)
+    service = Service(settings, Telemetry())
+    service.telemetry.watch_disk(settings.data_dir)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -50,6 +50,7 @@ STATUS: dict[type[errors.NowcastError], tuple[int, str]] = {
     errors.BadRequest: (400, "Bad request"),
     errors.StorageError: (503, "Storage unavailable"),
     errors.BusError: (503, "Broker unavailable"),
+    errors.ServiceFailed: (500, "Service failed"),
 }
 
 

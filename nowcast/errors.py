@@ -25,7 +25,8 @@ NowcastError
 │   └── OutsideDomain         a point outside the grid
 ├── BadRequest                a question that makes no sense
 ├── StorageError              the disk refused (full, read-only, gone)
-└── BusError                  the broker is away or absent
+├── BusError                  the broker is away or absent
+└── ServiceFailed             a part of the service cannot be kept running
 
 Messages are one sentence saying what was expected and what came.
 """
@@ -137,3 +138,7 @@ class StorageError(NowcastError):
 
 class BusError(NowcastError):
     """The broker is away, absent or refuses."""
+
+
+class ServiceFailed(NowcastError):
+    """A part of the service cannot be kept running, however often it is started."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import tomllib
@@ -112,7 +113,9 @@ class Settings(BaseSettings):
     )
     domains_file: Path = Field(Path("nowcast.toml"), description="TOML file naming the domains")
     metrics_host: str = Field("127.0.0.1", description="Address a worker serves /metrics on")
-    redis_url: str = Field("", description="Redis or Valkey to use; empty starts an embedded Valkey")
+    redis_url: Annotated[str, Field(pattern=r"^$|^(rediss?|unix)://")] = Field(
+        "", description="Redis or Valkey to use; empty starts an embedded Valkey"
+    )
     host: str = Field("127.0.0.1", description="Address the API listens on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port the API listens on")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -124,6 +127,9 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity logged"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How a log line is written: for people, or one JSON object"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run")
     weights_dir: Path = Field(Path("weights"), description="Folder of the networks' weights, by name")
@@ -149,7 +155,10 @@ class Settings(BaseSettings):
         False, description="Whether one worker of each kind has the data directory to itself (`up` sets it)"
     )
     keep_days: Annotated[int, Field(ge=0)] = Field(
-        0, description="Days forecasts are kept; 0 keeps them for ever (frames and scores always are)"
+        30, description="Days forecasts are kept; 0 keeps them for ever (frames and scores always are)"
+    )
+    reserve_mb: Annotated[int, Field(ge=0)] = Field(
+        1024, description="Free disk [MiB] below which old forecasts go, and then ingest waits; 0 for none"
     )
     domains: dict[str, Domain] = Field(default_factory=dict, description="Filled from the TOML file")
 
@@ -227,7 +236,8 @@ def load_domains(path: Path) -> dict[str, Domain]:
         except ValueError as error:
             raise SettingsError(f"{path}: domains.{error}") from error
     try:
-        file = DomainsFile.model_validate(table)
+        # As JSON, strictly: TOML has types of its own, and `leads = true` is no number.
+        file = DomainsFile.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as error:
         raise SettingsError(f"{path}: {_explain(error)}") from error
     return {name: domain.build() for name, domain in file.domains.items()}
@@ -239,6 +249,10 @@ def _named(name: str, keys: Any) -> Any:
         raise ValueError(f"{name}: expected a name of lower-case letters, digits, - and _, at most 48")
     if not isinstance(keys, dict):
         return keys
+    zr = keys.get("zr")
+    if isinstance(zr, dict) and zr and zr.keys() < {"a", "b"}:
+        (missing,) = {"a", "b"} - zr.keys()
+        raise ValueError(f"{name}.zr.{missing}: field required beside the other")
     if "name" in keys:
         raise ValueError(f"{name}.name: expected the name in [domains.NAME] only, got {keys['name']!r}")
     return {**keys, "name": name}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -102,6 +107,44 @@ class Telemetry:
             registry=self.registry,
         )
 
+        self.given_up = Counter(
+            "nowcast_given_up",
+            "Work left alone after repeated failure until the next start, by stage",
+            ["stage", "domain"],
+            registry=self.registry,
+        )
+        self.inbox_ignored = Gauge(
+            "nowcast_inbox_ignored",
+            "Entries that lie in the inbox and are no files of a domain, by what they are",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.ingest_paused = Gauge(
+            "nowcast_ingest_paused",
+            "1 while frames wait in the inbox because the disk is nearly full",
+            registry=self.registry,
+        )
+        self.disk_free = Gauge(
+            "nowcast_disk_free_bytes", "Space left on the disk of the data directory", registry=self.registry
+        )
+        self.disk_total = Gauge(
+            "nowcast_disk_total_bytes", "Size of the disk of the data directory", registry=self.registry
+        )
+        for gauge in (self.disk_free, self.disk_total):
+            gauge.set(math.nan)
+
+    def watch_disk(self, data_dir: Path) -> None:
+        """Look at the disk of the data directory whenever metrics are read; NaN if it does not answer."""
+
+        def look(field: str) -> float:
+            try:
+                return float(getattr(shutil.disk_usage(data_dir), field))
+            except OSError:
+                return math.nan
+
+        self.disk_free.set_function(lambda: look("free"))
+        self.disk_total.set_function(lambda: look("total"))
+
     @contextmanager
     def timed(self, stage: str, domain: str) -> Iterator[None]:
         """Observe how long the block takes as ``nowcast_stage_seconds``."""
@@ -112,12 +155,54 @@ class Telemetry:
             self.stage.labels(stage, domain).observe(time.perf_counter() - start)
 
 
-def configure_logging(level: str, process: str, stream: TextIO | None = None) -> None:
-    """Send log lines ``time level process message`` to standard error; call once, at an entry point."""
+#: What a log line may say of a frame or a forecast, each in a field of its own: ``extra`` of a log call.
+LOG_FIELDS = ("domain", "time", "issue_time", "model", "file")
+
+#: Loggers that come with handlers of their own, which would write in another form.
+FOREIGN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
+
+
+class TextLines(logging.Formatter):
+    """Lines for people: ``time level process message``."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {process:<7} %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Return when it was logged, as every time here is written."""
+        return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class JsonLines(logging.Formatter):
+    """Lines for machines: one JSON object each, with what is known of frame and forecast as fields."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON; ``logged`` is when, to the millisecond."""
+        logged = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {
+            "logged": f"{logged:%Y-%m-%dT%H:%M:%S}.{logged.microsecond // 1000:03}Z",
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: str(getattr(record, name)) for name in LOG_FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(
+    level: str, process: str, stream: TextIO | None = None, *, log_format: str = "text"
+) -> None:
+    """Send log lines to standard error, as text or as JSON; call once, at an entry point."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    formatter = logging.Formatter(
-        f"%(asctime)sZ %(levelname)-7s {process:<7} %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+    handler.setFormatter(JsonLines(process) if log_format == "json" else TextLines(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in FOREIGN_LOGGERS:
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True

@@ -90,7 +90,8 @@ class Infer:
                 if moment in issued or self._failures.get((name, moment), 0) >= CATCH_UP_TRIES:
                     continue
                 self._failures[name, moment] = self._failures.get((name, moment), 0) + 1
-                self.handle([Job(name, moment)])
+                if not self.handle([Job(name, moment)]) and self._failures[name, moment] == CATCH_UP_TRIES:
+                    self._telemetry.given_up.labels("infer", name).inc()
                 return True
         self._failures = {key: count for key, count in self._failures.items() if count >= CATCH_UP_TRIES}
         return False
@@ -151,7 +152,8 @@ class Infer:
             self._count(job.domain, "none", "not_enough_frames")
             done.append(job)
         except NowcastError as error:
-            log.error("%s %s: %s", job.domain, _clock(job), error)
+            fields = {"domain": job.domain, "issue_time": _clock(job)}
+            log.error("%s %s: %s", job.domain, _clock(job), error, extra=fields)
             self._count(job.domain, self._model(job.domain), "failed")
 
     def _publish(self, job: Job, cube: Cube, record: ForecastRecord, prediction: Prediction) -> None:
@@ -167,7 +169,8 @@ class Infer:
             took = max(time.time() - job.arrived, 0.0)
             self._telemetry.arrival_to_publish.labels(job.domain).observe(took)
         suffix = f" ({reason})" if reason else ""
-        log.info("%s %s forecast by %s%s", job.domain, _clock(job), record.model, suffix)
+        fields = {"domain": job.domain, "issue_time": _clock(job), "model": record.model}
+        log.info("%s %s forecast by %s%s", job.domain, _clock(job), record.model, suffix, extra=fields)
 
     def _finish(self, job: Job, model: str) -> None:
         """Serve and announce a forecast that is there: its maker may have died before it could."""

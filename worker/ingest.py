@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -14,15 +15,20 @@ from pathlib import Path
 
 from nowcast import errors
 from nowcast.archive.archive import Archive
-from nowcast.disk import durable
+from nowcast.disk import dates, durable
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import RawFrame, normalise, time_of
 from nowcast.readers.sandbox import SandboxedReader
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
 from worker.bus import FRAMES, Bus
+from worker.processes import die_with_parent
+from worker.space import has_room
 
 log = logging.getLogger(__name__)
+
+#: How often [s] it is looked whether there is room on the disk, and what in the inbox is no file of a domain.
+LOOK_SECONDS = 5.0
 
 #: Endings of files somebody is still writing.
 UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload")
@@ -48,6 +54,15 @@ OUTCOMES: dict[type[errors.InputError], str] = {
     errors.DuplicateFrame: "conflict",
     errors.FutureFrame: "future",
     errors.EmptyFrame: "empty",
+}
+
+
+#: What lies in the inbox and is never taken, by kind: the labels of ``nowcast_inbox_ignored``.
+IGNORED = {
+    "symlink": "a link, which would lead out of the inbox; move or copy the file itself",
+    "folder": "a folder; files are expected right in the domain's folder",
+    "special": "neither a file nor a folder",
+    "no_domain": "not the folder of a configured domain",
 }
 
 
@@ -88,10 +103,12 @@ class Ingest:
         self._settings, self._telemetry, self._bus, self._clock = settings, telemetry, bus, clock
         self._archive = Archive(settings.folder.archive)
         self._reader = reader or SandboxedReader(
-            seconds=settings.read_seconds, memory_mb=settings.read_memory_mb
+            seconds=settings.read_seconds, memory_mb=settings.read_memory_mb, preexec=die_with_parent
         )
         self._domains = dict(settings.domains)
         self._not_before: dict[Path, float] = {}
+        self._ignored: dict[Path, str] = {}
+        self._next_look, self._paused = 0.0, False
 
     def prepare(self) -> None:
         """Create the inboxes, remove what a killed predecessor left unfinished, start the reading process."""
@@ -104,11 +121,20 @@ class Ingest:
         """Stop the reading process."""
         self._reader.close()
 
-    def poll(self) -> int:
-        """Take every complete file that waits in an inbox and return how many were."""
+    def poll(self, stop: threading.Event | None = None) -> int:
+        """Take every complete file that waits in an inbox, until ``stop``, and return how many were.
+
+        Nothing is taken while the disk has less than its reserve: the files wait.
+        """
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            self._tell_ignored()
+            self._pause_without_room()
         taken = 0
-        for name in self._domains:
+        for name in self._domains if not self._paused else ():
             for path in self._waiting(name):
+                if stop is not None and stop.is_set():
+                    return taken
                 try:
                     self.take(name, path)
                     taken += 1
@@ -146,6 +172,28 @@ class Ingest:
         outcomes.update(refusal.outcome for refusal in refusals)
         return self._counted(domain_name, outcomes)
 
+    def _pause_without_room(self) -> None:
+        paused = not has_room(self._settings)
+        if paused != self._paused:
+            reserve = f"{self._settings.reserve_mb} MiB"
+            if paused:
+                log.error("less than %s are free on the disk: new files wait in the inbox", reserve)
+            else:
+                log.warning("the disk has its %s again: files are taken from the inbox", reserve)
+        self._paused = paused
+        self._telemetry.ingest_paused.set(paused)
+
+    def _tell_ignored(self) -> None:
+        """Say once of each entry of the inbox that it is no file of a domain, and count them."""
+        ignored = ignored_entries(self._settings.folder.inbox(""), self._domains)
+        for path, kind in ignored.items():
+            if path not in self._ignored:
+                log.warning("%s is left alone: %s", path.relative_to(self._settings.data_dir), IGNORED[kind])
+        self._ignored = ignored
+        counts = Counter(ignored.values())
+        for kind in IGNORED:
+            self._telemetry.inbox_ignored.labels(kind).set(counts[kind])
+
     def _counted(self, domain_name: str, outcomes: Counter[str]) -> Counter[str]:
         for outcome, count in outcomes.items():
             self._telemetry.frames.labels(domain_name, outcome).inc(count)
@@ -178,12 +226,14 @@ class Ingest:
         if not is_new:
             return "duplicate"
         if newest is None or moment > newest:
-            log.info("%s %s archived", name, f"{moment:%Y-%m-%dT%H:%M:%SZ}")
+            log.info(
+                "%s %s archived", name, dates.iso(moment), extra={"domain": name, "time": dates.iso(moment)}
+            )
             return "archived"
         late = newest - moment > timedelta(minutes=domain.backfill_minutes)
-        log.info(
-            "%s %s archived, %s", name, f"{moment:%Y-%m-%dT%H:%M:%SZ}", "late" if late else "out of order"
-        )
+        how = "late" if late else "out of order"
+        fields = {"domain": name, "time": dates.iso(moment)}
+        log.info("%s %s archived, %s", name, dates.iso(moment), how, extra=fields)
         return "late" if late else "out_of_order"
 
     def _domain(self, name: str) -> Domain:
@@ -198,11 +248,13 @@ class Ingest:
         try:
             self._bus.publish(FRAMES, domain=name, time=moment.isoformat(), arrived=f"{arrived:.3f}")
         except errors.BusError as error:
-            log.warning("%s %s is archived but not announced: %s", name, f"{moment:%H:%M}", error)
+            log.warning("%s %s is archived but not announced: %s", name, dates.iso(moment), error)
 
     def _waiting(self, name: str) -> list[Path]:
         now, tick = time.time(), time.monotonic()
-        waiting = []
+        waiting: list[Path] = []
+        if self._settings.folder.inbox(name).is_symlink():
+            return waiting
         try:
             with os.scandir(self._settings.folder.inbox(name)) as entries:
                 for entry in entries:
@@ -231,10 +283,11 @@ class Ingest:
             durable.remove(path)
             return
         target = quarantine_place(self._settings.folder.quarantine(name), path)
-        log.warning("%s goes to quarantine: %s", path.name, refusals[0].reason)
+        fields = {"domain": name, "file": path.name}
+        log.warning("%s goes to quarantine: %s", path.name, refusals[0].reason, extra=fields)
         note = {
             "file": path.name,
-            "time": self._clock().isoformat(timespec="seconds"),
+            "time": dates.iso(self._clock()),
             "refusals": [
                 {"outcome": refusal.outcome, "reason": refusal.reason} for refusal in refusals[:1000]
             ],
@@ -247,6 +300,31 @@ class Ingest:
             log.warning("%s vanished from the inbox", path.name)
         except OSError as error:
             raise durable.storage_error("move into quarantine", path, error) from error
+
+
+def ignored_entries(inbox: Path, domains: Collection[str]) -> dict[Path, str]:
+    """Return what lies in the inbox and is never taken, by its kind in :data:`IGNORED`; follows no link."""
+    ignored: dict[Path, str] = {}
+    for entry in _entries(inbox):
+        if entry.is_symlink():
+            ignored[Path(entry.path)] = "symlink"
+        elif not entry.is_dir() or entry.name not in domains:
+            ignored[Path(entry.path)] = "no_domain"
+        else:
+            for inner in _entries(Path(entry.path)):
+                if inner.is_symlink():
+                    ignored[Path(inner.path)] = "symlink"
+                elif not inner.is_file(follow_symlinks=False):
+                    ignored[Path(inner.path)] = "folder" if inner.is_dir() else "special"
+    return ignored
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return []
 
 
 def quarantine_place(folder: Path, path: Path) -> Path:

@@ -12,14 +12,18 @@ from collections.abc import Callable
 
 from nowcast.settings import Settings
 from worker.broker import EmbeddedBroker
-from worker.processes import Child, die_with_parent
+from worker.lock import sole_service
+from worker.preflight import check_data_dir, check_port, check_weights
+from worker.processes import Child, die_with_parent, stop_together
 
 log = logging.getLogger(__name__)
 
 WORKERS = ("ingest", "infer", "verify")
 
+BROKER = "broker"
+
 #: Longest wait [s] for requests in flight when the API is stopped.
-GRACEFUL_SECONDS = 5
+GRACEFUL_SECONDS = 2
 
 
 class Service:
@@ -31,7 +35,7 @@ class Service:
         url = settings.redis_url
         if not url:
             broker = EmbeddedBroker(settings.folder.broker)
-            self.children.append(Child("broker", broker.start))
+            self.children.append(Child(BROKER, broker.start))
             url = broker.url
         ports = dict(zip(WORKERS, free_ports(len(WORKERS)), strict=True))
         common = {
@@ -40,6 +44,7 @@ class Service:
             "NOWCAST_DOMAINS_FILE": str(settings.domains_file.absolute()),
             "NOWCAST_REDIS_URL": url,
             "NOWCAST_LOG_LEVEL": settings.log_level,
+            "NOWCAST_LOG_FORMAT": settings.log_format,
             "NOWCAST_SOLE_WRITER": "true",
         }
         for name in WORKERS:
@@ -55,7 +60,19 @@ class Service:
     def run(
         self, stop: threading.Event, *, background: Callable[[threading.Event], None] | None = None
     ) -> None:
-        """Keep everything running until ``stop``; ``background`` runs beside it in a thread."""
+        """Keep everything running until ``stop``; ``background`` runs beside it in a thread.
+
+        Raises:
+            SettingsError: If it cannot work with these settings, or another service has the data directory.
+            ServiceFailed: If a part cannot be kept running; the others are stopped.
+        """
+        check_data_dir(self.settings, writes=True)
+        check_weights(self.settings)
+        with sole_service(self.settings.data_dir):
+            check_port(self.settings.host, self.settings.port)
+            self._run(stop, background)
+
+    def _run(self, stop: threading.Event, background: Callable[[threading.Event], None] | None) -> None:
         thread = threading.Thread(target=background, args=(stop,), daemon=True) if background else None
         try:
             for child in self.children:
@@ -69,9 +86,16 @@ class Service:
             self.stop()
 
     def stop(self) -> None:
-        """Stop every part, the broker last."""
-        for child in reversed(self.children):
-            child.stop()
+        """Stop every part, the broker last, for the others still tell it what they finished."""
+        brokers = [child for child in self.children if child.name == BROKER]
+        stop_together([child for child in self.children if child not in brokers])
+        stop_together(brokers, grace_seconds=1.0)
+
+    def kill(self) -> None:
+        """Kill every part at once."""
+        for child in self.children:
+            if child.process is not None:
+                child.process.kill()
 
 
 def api_command(settings: Settings) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nowcast.archive.archive import Archive
+from nowcast.disk import dates
 from nowcast.errors import NowcastError
 from nowcast.forecast.store import ForecastStore, read_lead
 from nowcast.frame.domain import Domain
@@ -79,7 +80,8 @@ class Verify:
             )
             tallies = score_fields(fields, empty)
             self._book.save(domain.name, valid_time, tallies)
-        log.info("%s %s scored: %d", domain.name, f"{valid_time:%Y-%m-%dT%H:%M:%SZ}", len(tallies))
+        ids = {"domain": domain.name, "time": dates.iso(valid_time)}
+        log.info("%s %s scored: %d", domain.name, dates.iso(valid_time), len(tallies), extra=ids)
         return True
 
     def _field(
@@ -109,7 +111,7 @@ class Verify:
                     if self.score(domain, moment):
                         return True
                 except NowcastError as error:
-                    log.error("%s %s cannot be scored: %s", domain.name, moment.isoformat(), error)
+                    log.error("%s %s cannot be scored: %s", domain.name, dates.iso(moment), error)
         if time.monotonic() < self._next_rivals:
             return False
         if self._rivals.catch_up():
@@ -207,6 +209,6 @@ class VerifyLoop:
             else:
                 self._verify.score_issue(domain, moment)
         except NowcastError as error:
-            log.error("%s %s cannot be scored: %s", domain.name, moment.isoformat(), error)
+            log.error("%s %s cannot be scored: %s", domain.name, dates.iso(moment), error)
             return False
         return True

@@ -70,6 +70,8 @@ class Rivals:
                 tallies = self._tallies(domain, issue_time, name, wanted)
             except FAILURES as error:
                 self._failures[domain.name, issue_time, name] += 1
+                if self._failures[domain.name, issue_time, name] == TRIES:
+                    self._telemetry.given_up.labels("rivals", domain.name).inc()
                 log.warning("%s %s: %s is not scored: %s", domain.name, issue_time.isoformat(), name, error)
                 return True
             for lead, tally in tallies.items():

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING, TypeAlias
 
 from nowcast.compute import Compute
 from nowcast.errors import MissingExtra, UnknownModel
-from nowcast.methods.method import Method
 from nowcast.names import AUTO, EXTRAPOLATION, NETWORKS, PERSISTENCE, SPROG
 
-Methods = Mapping[str, Callable[[Compute], Method]]
+if TYPE_CHECKING:  # what a method is made of takes a second to load
+    from nowcast.methods.method import Method
+
+Methods: TypeAlias = "Mapping[str, Callable[[Compute], Method]]"
 
 
 def _class(module: str, name: str) -> Callable[[Compute], Method]:

@@ -13,7 +13,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import astuple
 from datetime import datetime
 from pathlib import Path
@@ -42,9 +42,18 @@ class SandboxedReader:
             the file refused.
         memory_mb: Address space [MiB] the child may take.
         limits: Bounds on sizes, as for the readers.
+        preexec: What the child does before anything else, such as asking to end with its parent.
     """
 
-    def __init__(self, *, seconds: float = 60.0, memory_mb: int = 3072, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        seconds: float = 60.0,
+        memory_mb: int = 3072,
+        limits: Limits | None = None,
+        preexec: Callable[[], None] | None = None,
+    ) -> None:
+        self._preexec = preexec
         self.seconds = seconds
         self.memory_mb = memory_mb
         self.limits = limits or Limits()
@@ -135,6 +144,7 @@ class SandboxedReader:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
+                preexec_fn=self._preexec,
             )
             self._files = 0
             assert self._child.stdout is not None

@@ -95,7 +95,7 @@ def test_a_command_is_a_process_of_its_own_and_gets_the_signals(
     assert words[0] == {"api": "uvicorn", "worker": "nowcast"}[target]
     if target == "api":
         assert words[1:3] == ["api.app:create_app", "--factory"]
-        assert words[words.index("--timeout-graceful-shutdown") + 1] == "10"
+        assert words[words.index("--timeout-graceful-shutdown") + 1] == "4"
 
 
 def test_variables_set_in_the_images_are_settings(

@@ -69,6 +69,9 @@ def test_a_full_domain_is_read(tmp_path: Path) -> None:
             "step_minutes = 5\nname = 'fmi'",
             r"domains\.fmi\.name: expected the name in \[domains\.NAME\] only",
         ),
+        ("step_minutes = 5\nleads = true", r"domains\.fmi\.leads: .*valid integer, got True"),
+        ("step_minutes = 5\nmax_dbz = true", r"domains\.fmi\.max_dbz: .*valid number, got True"),
+        ("step_minutes = 5\nzr = { a = 200 }", r"domains\.fmi\.zr\.b: field required"),
         ("step_minutes =", r"not TOML: .*line 2"),
     ],
 )

@@ -20,8 +20,8 @@ from nowcast.errors import WeightsError
 from nowcast.forecast.file import read_record
 from nowcast.methods.networks import loading as bridge
 from nowcast.methods.networks.checkpoint import Card, Task, save
-from worker.cli import commands
-from worker.cli.app import _compute
+from worker.cli import forecast, hindcast
+from worker.cli.options import compute_of
 
 #: Networks of the papers' sizes, for which the package has no weights.
 UNSHIPPED = ("unet_standard", "convlstm_paper")
@@ -209,9 +209,9 @@ def test_maps_say_whose_weights_no_one_trained(
     files: list[Path], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, untrained: bool
 ) -> None:
     titles: list[str] = []
-    monkeypatch.setattr(commands, "_write_maps", lambda *arguments: titles.append(arguments[3]))
+    monkeypatch.setattr(forecast, "_write_maps", lambda *arguments: titles.append(arguments[3]))
     compute = Compute(weights=None if untrained else weights, shipped=False, untrained=untrained)
-    commands.forecast_files(
+    forecast.forecast_files(
         files[:5], tmp_path / "out.nc", "convlstm", 1, tmp_path / "maps", "light", None, compute
     )
     assert titles[0].endswith("by convlstm with untrained weights" if untrained else "by convlstm")
@@ -222,9 +222,9 @@ def test_whoever_has_frames_of_another_step_than_the_weights_is_told(
 ) -> None:
     """Weights trained on steps of five minutes, and a frame every ten."""
     told, compute = "degraded: weights trained on steps of 5 minutes, not 10", Compute(weights=weights)
-    commands.forecast_files(files[::2], tmp_path / "out.nc", "convlstm", 1, None, "light", None, compute)
+    forecast.forecast_files(files[::2], tmp_path / "out.nc", "convlstm", 1, None, "light", None, compute)
     assert told in " ".join(capsys.readouterr().out.split())
-    commands.hindcast_files(
+    hindcast.hindcast_files(
         files[::2], tmp_path / "scores.json", ["convlstm"], 1, 1, 5, [20.0], None, compute
     )
     assert f"convlstm: 1 of 1 {told}" in " ".join(capsys.readouterr().out.split())
@@ -236,7 +236,7 @@ def test_whoever_has_cells_of_another_width_than_the_weights_is_told(
     config, output = ConvLSTMConfig(hidden=(8,)), tmp_path / "out.nc"
     save(tmp_path / "fine", ConvLSTM(config), Card(config, Task(4, 12, 5.0, 1.0)))
     compute = Compute(weights=tmp_path / "fine")
-    commands.forecast_files(files[:5], output, "convlstm", 1, None, "light", None, compute)
+    forecast.forecast_files(files[:5], output, "convlstm", 1, None, "light", None, compute)
     told = "weights trained on cells of 1 km, not 2 x 2"
     assert f"degraded: {told}" in " ".join(capsys.readouterr().out.split())
     assert read_record(output).degraded_reason == told
@@ -248,13 +248,13 @@ def test_weights_of_the_package_forecast_for_whom_names_none_and_never_for_whom_
     monkeypatch.setattr(bridge, "SHIPPED", weights)
     monkeypatch.setenv("NOWCAST_WEIGHTS_DIR", str(tmp_path / "absent"))
     output = tmp_path / "out.nc"
-    commands.forecast_files(files[:6], output, "convlstm", 1, None, "light", None, _compute(None, None))
+    forecast.forecast_files(files[:6], output, "convlstm", 1, None, "light", None, compute_of(None, None))
     record = read_record(output)
     assert record.model_version.startswith("sha256:")
     assert (record.model, record.degraded_reason) == ("convlstm", "")
     with pytest.raises(WeightsError, match="expected weights of convlstm, found no"):
-        commands.forecast_files(
-            files[:6], output, "convlstm", 1, None, "light", None, _compute(tmp_path, None)
+        forecast.forecast_files(
+            files[:6], output, "convlstm", 1, None, "light", None, compute_of(tmp_path, None)
         )
 
 

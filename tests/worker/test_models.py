@@ -11,9 +11,9 @@ import pytest
 from candidates import candidate
 from columns import cells
 
+from nowcast.methods.networks import versions
 from nowcast.methods.networks.versions import SHIPPED, Shelf, current_of
 from worker.cli import main
-from worker.cli import models as models_commands
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -28,7 +28,7 @@ def models(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Run ``nowcast models`` on the store; return exit code, output and errors."""
     monkeypatch.setenv("NOWCAST_WEIGHTS_DIR", str(store))
     monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setattr(models_commands, "SHIPPED", store.with_name("shipped"))
+    monkeypatch.setattr(versions, "SHIPPED", store.with_name("shipped"))
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nowcast", "models", *map(str, words)])
@@ -130,7 +130,7 @@ def _below_dbz(output: str) -> list[str]:
 def test_ls_shows_what_the_weights_of_the_package_scored(
     models: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models_commands, "SHIPPED", SHIPPED)
+    monkeypatch.setattr(versions, "SHIPPED", SHIPPED)
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = models("ls")
     assert max(map(len, out.splitlines())) <= 80

@@ -1,21 +1,24 @@
-"""What ``nowcast models`` does besides parsing: tables of the model store, promotion and the way back."""
+"""``nowcast models``: versions of the networks' weights, listed, shown, promoted and rolled back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
 
-from nowcast.disk import durable
 from nowcast.errors import InputError, StorageError
-from nowcast.methods.networks.versions import SHIPPED, Change, Shelf, hash_of
 from nowcast.names import CARD_FILE, CONFIG_FILE, EXTRAPOLATION, NETWORKS, PERSISTENCE
-from nowcast.scores.judged import JUDGED_DBZ
-from nowcast.scores.skillfile import MEAN_CSI, SKILL_FILE, Skill, beside, pooled, read_skill
+from worker.cli.options import ModelName, Store, store_of
 from worker.cli.tables import number, score_table, table
+
+if TYPE_CHECKING:
+    from nowcast.methods.networks.versions import Change, Shelf
+    from nowcast.scores.skillfile import Skill
+
+app = typer.Typer(help="Versions of the networks' weights.", no_args_is_help=True)
 
 #: How ``ls`` and ``show`` name weights that are no version: those of the package, and a checkpoint that lies
 #: in the store by itself.
@@ -33,8 +36,48 @@ class _Line(NamedTuple):
     note: str = ""
 
 
+@app.command("ls")
+def ls(store: Store = None) -> None:
+    """List the versions of each network's weights, and which one is served."""
+    list_models(store_of(store))
+
+
+@app.command("show")
+def show(
+    model: ModelName,
+    version: Annotated[
+        str | None, typer.Argument(help="A version as ls names it.", show_default="the current one")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Show what is known of a version: configuration, training data, scores, history."""
+    show_model(store_of(store), model, version)
+
+
+@app.command("promote")
+def promote(
+    model: ModelName,
+    candidate: Annotated[Path, typer.Argument(help="Folder that a training wrote.", show_default=False)],
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote whatever the scores say; recorded.")
+    ] = False,
+    store: Store = None,
+) -> None:
+    """Make trained weights the current version, if they forecast better; exit code 1 if not."""
+    if not promote_candidate(store_of(store), model, candidate, force=force):
+        raise typer.Exit(1)
+
+
+@app.command("rollback")
+def rollback(model: ModelName, store: Store = None) -> None:
+    """Go back to the version before the current one."""
+    roll_back(store_of(store), model)
+
+
 def list_models(store: Path) -> None:
     """Print models and versions: which is served, since when, its score beside extrapolation's."""
+    from nowcast.scores.judged import JUDGED_DBZ
+
     rows = [
         (line.model, line.version, line.served, number(line.score), number(line.extrapolation), line.note)
         for name in NETWORKS
@@ -56,19 +99,20 @@ def show_model(store: Path, model: str, version: str | None) -> None:
         NotFound: If there is none.
         WeightsError: If its weights are damaged.
     """
+    from nowcast.methods.networks import versions
     from nowcast.methods.networks.loading import verified
 
-    shelf = Shelf(store, model)
+    shelf = versions.Shelf(store, model)
     folder = _folder(shelf, version)
     card = verified(model, folder)
     console = Console()
     facts: dict[str, Any] = {
         "folder": folder,
-        "sha256": hash_of(folder),
+        "sha256": versions.hash_of(folder),
         "configuration": card.config,
         "task": card.task,
         "code": card.git_hash or "unknown",
-        "card": folder / CARD_FILE if (folder / CARD_FILE).exists() else "none",
+        "card": path if (path := folder / CARD_FILE).exists() else "none",
     }
     for name, fact in facts.items():
         _print(console, name, fact)
@@ -107,6 +151,8 @@ def roll_back(store: Path, model: str) -> None:
 
 def _lines(store: Path, name: str) -> Iterator[_Line]:
     """Yield the rows of a model: versions by age, then what is served where none was ever promoted."""
+    from nowcast.methods.networks.versions import Shelf
+
     shelf = Shelf(store, name)
     history = shelf.history()
     promotions = {change.version: change for change in history if change.action == "promote"}
@@ -123,7 +169,9 @@ def _lines(store: Path, name: str) -> Iterator[_Line]:
 
 def _unversioned(shelf: Shelf) -> list[tuple[str, Path]]:
     """Return name and folder of a model's weights that are no version, in the order they are looked for."""
-    folders = ((UNVERSIONED, shelf.folder), (OF_PACKAGE, SHIPPED / shelf.model))
+    from nowcast.methods.networks import versions
+
+    folders = ((UNVERSIONED, shelf.folder), (OF_PACKAGE, versions.SHIPPED / shelf.model))
     return [(name, folder) for name, folder in folders if (folder / CONFIG_FILE).is_file()]
 
 
@@ -139,6 +187,8 @@ def _folder(shelf: Shelf, version: str | None) -> Path:
 
 def _skill(folder: Path) -> Skill | None:
     """Return what a checkpoint scored, ``None`` if that is not known."""
+    from nowcast.scores.skillfile import SKILL_FILE, read_skill
+
     try:
         return read_skill(folder / SKILL_FILE)
     except (FileNotFoundError, InputError):
@@ -150,6 +200,9 @@ def _mean_csi(folder: Path) -> tuple[float | None, float | None]:
 
     A checkpoint without a file of its skill, as those of the package, has the two in its configuration.
     """
+    from nowcast.disk import durable
+    from nowcast.scores.skillfile import MEAN_CSI, beside
+
     skill = _skill(folder)
     if skill is not None:
         return beside(skill)
@@ -162,6 +215,8 @@ def _mean_csi(folder: Path) -> tuple[float | None, float | None]:
 
 def print_scores(console: Console, folder: Path) -> None:
     """Print CSI by lead and threshold, beside extrapolation and persistence."""
+    from nowcast.scores.skillfile import SKILL_FILE, pooled
+
     skill = _skill(folder)
     if skill is None:
         _print(console, "scores", f"none in {folder / SKILL_FILE}")
