@@ -115,8 +115,12 @@ class Archive:
             UnreadableFile: If its file is damaged.
             StorageError: If the disk refuses.
         """
+        return self._load(self._tree.file(domain, time), domain, time)
+
+    def _load(self, own: Path, domain: str, time: datetime) -> xr.DataArray:
+        """Return the frame of a time that has the file ``own``, or had it before its day was gathered."""
         try:
-            return archive_format.load_frame(self._tree.file(domain, time), time)
+            return archive_format.load_frame(own, time)
         except FileNotFoundError:
             frame = self._load_from_cube(domain, time)
             if frame is None:
@@ -128,6 +132,26 @@ class Archive:
             if frame is None:
                 raise
             return frame
+
+    def load_span(self, domain: str, start: datetime, end: datetime) -> list[xr.DataArray]:
+        """Return the frames of a span, ends included, oldest first; one whose file is damaged is left out.
+
+        What is left out is logged.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        frames = []
+        for day in self._tree.days(domain, start, end):
+            own = {frame.time: frame.folder / frame.name for frame in self._tree.files_of_day(domain, day)}
+            for time in sorted({*own, *self._times_in_cube(domain, day)}):
+                if start <= time <= end:
+                    try:
+                        path = own.get(time)
+                        frames.append(self._load(path, domain, time) if path else self.load(domain, time))
+                    except UnreadableFile as error:
+                        log.warning("a frame of %s is left out of the history: %s", domain, error)
+        return frames
 
     def domains(self) -> list[str]:
         """Return the names of the domains that have a folder here."""

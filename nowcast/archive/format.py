@@ -66,14 +66,11 @@ def load_frame(path: Path, time: datetime) -> xr.DataArray:
         FileNotFoundError: If there is no such file.
         UnreadableFile: If it is damaged, or holds another time than its name says.
     """
-    with netcdf.reading(path) as file:
-        (inside,) = netcdf.times_of(file["time"])
-        if inside != time:
-            raise UnreadableFile(f"{path} is damaged: expected a frame of {time}, it holds one of {inside}")
-        variable = file["reflectivity"]
-        return frame_array(
-            netcdf.unpack(variable[()]), netcdf.grid_in(file), time, netcdf.attributes_of(variable)
-        )
+    stored = netcdf.read_field(path, time)
+    if stored is None:
+        inside = ", ".join(map(str, cube_times(path)))
+        raise UnreadableFile(f"{path} is damaged: expected a frame of {time}, it holds one of {inside}")
+    return frame_array(stored.dbz, stored.grid, time, stored.attributes)
 
 
 def load_from_cube(path: Path, time: datetime) -> xr.DataArray | None:
@@ -83,13 +80,8 @@ def load_from_cube(path: Path, time: datetime) -> xr.DataArray | None:
         FileNotFoundError: If there is no such file.
         UnreadableFile: If it is damaged.
     """
-    with netcdf.reading(path) as file:
-        times = netcdf.times_of(file["time"])
-        if time not in times:
-            return None
-        index = times.index(time)
-        attributes = json.loads(file["frame_attributes"].asstr()[index])
-        return frame_array(netcdf.unpack(file["reflectivity"][index]), netcdf.grid_in(file), time, attributes)
+    stored = netcdf.read_field(path, time, "frame_attributes")
+    return None if stored is None else frame_array(stored.dbz, stored.grid, time, json.loads(stored.text))
 
 
 def cube_times(path: Path) -> tuple[datetime, ...]:

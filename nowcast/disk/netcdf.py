@@ -15,10 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from nowcast.disk.durable import storage_error
 from nowcast.errors import UnreadableFile
-from nowcast.frame.frame import grid_coordinates
+from nowcast.frame.frame import grid_coordinates, grid_of_bytes
 from nowcast.frame.grid import Grid
 from nowcast.frame.units import NO_ECHO_DBZ
 
@@ -208,6 +207,11 @@ def put_packed(
     return variable
 
 
+def write_field(variable: h5py.Dataset, index: tuple[int, ...], dbz: NDArray[np.float32]) -> None:
+    """Pack a computed field ``(y, x)`` [dBZ] and write it at ``index`` of the leading dimensions."""
+    write_packed(variable, index, pack(dbz), COMPUTED)
+
+
 def write_packed(
     variable: h5py.Dataset, index: tuple[int, ...], packed: NDArray[np.int16], packing: Packing
 ) -> None:
@@ -275,6 +279,43 @@ def reading(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
+class StoredField(NamedTuple):
+    """One time of a file of reflectivity: a frame's, or a day's cube of them.
+
+    Attributes:
+        dbz: float32 ``(y, x)`` [dBZ], NaN = not observed.
+        grid: Cells.
+        attributes: Those of the variable.
+        text: The entry of this time in the variable of texts asked for; else empty.
+    """
+
+    dbz: NDArray[np.float32]
+    grid: Grid
+    attributes: dict[str, Any]
+    text: str = ""
+
+
+def read_field(path: Path, time: datetime, texts: str = "") -> StoredField | None:
+    """Return the ``reflectivity`` of one time, ``None`` if the file has other times only.
+
+    Args:
+        path: File with one time, or with a dimension of times.
+        time: The time, UTC.
+        texts: Name of a variable of texts over time.
+
+    Raises:
+        FileNotFoundError, StorageError, UnreadableFile: As :func:`reading`.
+    """
+    with reading(path) as file:
+        times = times_of(file["time"])
+        if time not in times:
+            return None
+        variable, index = file["reflectivity"], times.index(time)
+        packed = variable[()] if variable.ndim == 2 else variable[index]
+        text = str(file[texts].asstr()[index]) if texts else ""
+        return StoredField(unpack(packed), grid_in(file), attributes_of(variable), text)
+
+
 def attributes_of(target: h5py.File | h5py.Dataset) -> dict[str, Any]:
     """Return text and numbers written by :func:`put_attributes`, without what belongs to the encoding."""
     found = {}
@@ -300,9 +341,4 @@ def grid_in(file: h5py.File) -> Grid:
     """Return the grid written by :func:`put_grid`."""
     wkt = file["crs"].attrs["crs_wkt"]
     text = wkt.decode() if isinstance(wkt, bytes) else str(wkt)
-    return _grid(text, file["x"][()].tobytes(), file["y"][()].tobytes())
-
-
-@lru_cache(maxsize=64)  # parsing a reference system takes longer than reading a frame
-def _grid(crs_wkt: str, x: bytes, y: bytes) -> Grid:
-    return Grid.from_coordinates(crs_wkt, np.frombuffer(x), np.frombuffer(y))
+    return grid_of_bytes(text, file["x"][()].tobytes(), file["y"][()].tobytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,7 @@ def write_forecast(
     """
     with netcdf.new_file() as file:
         _put_coordinates(file, record)
-        variables, written = LeadVariables(file, record, prediction), 0
-        for index, lead in enumerate(islice(prediction.leads, record.leads)):
-            variables.write(index, lead)
-            written += 1
-        if written != record.leads:
-            raise ValueError(f"{record.model}: expected {record.leads} fields, got {written}")
+        LeadVariables(file, record, prediction).write(prediction.leads)
         put_frame_layers(file, record, prediction.layers)
         if prediction.members is not None:
             put_members(file, record, prediction.members)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import h5py
 import numpy as np
@@ -31,7 +32,7 @@ class LeadVariables:
 
     def __init__(self, file: h5py.File, record: ForecastRecord, prediction: Prediction) -> None:
         """Add the variables, empty as yet."""
-        self._record = record
+        self._record, self._shape = record, record.grid.shape
         leading = {"lead_time": record.leads}
         self._reflectivity = netcdf.put_packed(
             file,
@@ -72,14 +73,23 @@ class LeadVariables:
             if layer.of_frame is None
         }
 
-    def write(self, index: int, lead: Lead) -> None:
-        """Write all of one lead.
+    def write(self, leads: Iterator[Lead]) -> None:
+        """Write all of every lead, one after the other; those beyond the record's are left.
 
         Raises:
-            ValueError: If an array has another shape than the grid, or something promised is not there.
+            ValueError: If there are fewer leads than the record has, an array has another shape than the
+                grid, or something promised is not there.
         """
-        field = _checked(lead.field, self._record, "fields")
-        netcdf.write_packed(self._reflectivity, (index,), netcdf.pack(field), netcdf.COMPUTED)
+        written = 0
+        for index, lead in enumerate(islice(leads, self._record.leads)):
+            self._write(index, lead)
+            written += 1
+        if written != self._record.leads:
+            raise ValueError(f"{self._record.model}: expected {self._record.leads} fields, got {written}")
+
+    def _write(self, index: int, lead: Lead) -> None:
+        field = self._checked(lead.field, "fields")
+        netcdf.write_field(self._reflectivity, (index,), field)
         if self._thresholds:
             if lead.probability is None:
                 raise ValueError(f"{self._record.model}: expected probabilities with every lead, got none")
@@ -90,12 +100,15 @@ class LeadVariables:
                     f"got {len(planes)}"
                 )
             for k, plane in enumerate(planes):
-                stored = netcdf.pack_steps(_checked(plane, self._record, "probabilities"), PROBABILITY_STEP)
+                stored = netcdf.pack_steps(self._checked(plane, "probabilities"), PROBABILITY_STEP)
                 netcdf.write_packed(self._probability, (k, index), stored, netcdf.COMPUTED)
         for name, variable in self._layers.items():
             if name not in lead.layers:
                 raise ValueError(f"{self._record.model}: expected layer {name!r} with every lead, got none")
-            variable[index] = _checked(lead.layers[name](), self._record, f"layer {name!r}")
+            variable[index] = self._checked(lead.layers[name](), f"layer {name!r}")
+
+    def _checked(self, field: Array, what: str) -> Array:
+        return _checked(field, self._shape, self._record.model, what)
 
 
 def put_frame_layers(file: h5py.File, record: ForecastRecord, layers: Mapping[str, Layer]) -> None:
@@ -107,7 +120,7 @@ def put_frame_layers(file: h5py.File, record: ForecastRecord, layers: Mapping[st
     for name, layer in layers.items():
         if layer.of_frame is not None:
             variable = _put_layer(file, record, name, layer, {})
-            variable[...] = _checked(layer.of_frame(), record, f"layer {name!r}")
+            variable[...] = _checked(layer.of_frame(), record.grid.shape, record.model, f"layer {name!r}")
 
 
 def put_members(file: h5py.File, record: ForecastRecord, members: Members) -> None:
@@ -137,8 +150,8 @@ def put_members(file: h5py.File, record: ForecastRecord, members: Members) -> No
         if (member, lead) not in due:
             raise ValueError(f"{record.model}: did not expect lead {lead} of member {member}, or not again")
         due.remove((member, lead))
-        stored = netcdf.pack(_checked(field, record, "fields of members"))
-        netcdf.write_packed(variable, (member, lead), stored, netcdf.COMPUTED)
+        field = _checked(field, record.grid.shape, record.model, "fields of members")
+        netcdf.write_field(variable, (member, lead), field)
     if due:
         raise ValueError(f"{record.model}: expected all leads of all members, got none of {min(due)}")
 
@@ -170,9 +183,9 @@ def _put_layer(
     return variable
 
 
-def _checked(field: Array, record: ForecastRecord, what: str) -> Array:
-    if field.shape != record.grid.shape:
-        raise ValueError(f"{record.model}: expected {what} of {record.grid.shape} cells, got {field.shape}")
+def _checked(field: Array, shape: tuple[int, int], model: str, what: str) -> Array:
+    if field.shape != shape:
+        raise ValueError(f"{model}: expected {what} of {shape} cells, got {field.shape}")
     return field
 
 

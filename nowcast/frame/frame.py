@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -173,7 +175,8 @@ REFLECTIVITY_ATTRIBUTES = {
 }
 
 
-def grid_coordinates(grid: Grid) -> dict[str, Any]:
+@lru_cache(maxsize=64)  # what PROJ says of a grid takes longer than reading a frame, and frames share grids
+def grid_coordinates(grid: Grid) -> Mapping[str, Any]:
     """Return CF coordinates ``x``, ``y`` and grid mapping ``crs`` of a grid, for an xarray object."""
     if grid.crs.is_geographic:
         names, unit = ("longitude", "latitude"), ("degrees_east", "degrees_north")
@@ -203,7 +206,31 @@ def _grid_mapping_attributes(grid: Grid) -> dict[str, Any]:
 
 def grid_of(array: xr.DataArray | xr.Dataset) -> Grid:
     """Return the grid written by :func:`grid_coordinates` into a frame, cube or forecast."""
-    return Grid.from_coordinates(str(array["crs"].attrs["crs_wkt"]), array["x"].values, array["y"].values)
+    x, y = (np.asarray(array[name].values, np.float64).tobytes() for name in ("x", "y"))
+    return grid_of_bytes(str(array["crs"].attrs["crs_wkt"]), x, y)
+
+
+@lru_cache(maxsize=64)  # parsing a reference system takes longer than reading a frame
+def grid_of_bytes(crs_wkt: str, x: bytes, y: bytes) -> Grid:
+    """Return the grid of :meth:`Grid.from_coordinates` from its float64 coordinates as they lie in memory."""
+    return Grid.from_coordinates(crs_wkt, np.frombuffer(x), np.frombuffer(y))
+
+
+def on_one_grid(frames: Sequence[xr.DataArray]) -> tuple[list[datetime], Grid]:
+    """Return the time of each frame, and the grid all of them lie on.
+
+    Raises:
+        WrongGrid: If one lies on another grid than the first.
+    """
+    times = [time_of(frame) for frame in frames]
+    grids = [grid_of(frame) for frame in frames]
+    for time, grid in zip(times, grids, strict=True):
+        if grid is not grids[0] and not grids[0].matches(grid):
+            raise WrongGrid(
+                f"expected all frames on one grid, {grids[0]} as at {times[0]:%Y-%m-%dT%H:%MZ}, "
+                f"got {grid} at {time:%Y-%m-%dT%H:%MZ}"
+            )
+    return times, grids[0]
 
 
 def time_of(frame: xr.DataArray) -> datetime:

@@ -12,8 +12,8 @@ from nowcast.compute import Compute
 from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel
 from nowcast.frame.domain import Domain
 from nowcast.hindcast.cases import Cases, judge
-from nowcast.methods.method import Method
-from nowcast.methods.registry import METHODS, Methods
+from nowcast.methods.method import Method, Methods
+from nowcast.methods.registry import METHODS
 from nowcast.readers.listing import FrameList, Progress
 from nowcast.scores.tally import WINDOWS_KM, Tally
 

@@ -119,8 +119,9 @@ def predict_batch_with_fallback(
     Should the batch fail, each cube is forecast alone, so that one cannot take the others with it; raises as
     :func:`predict_with_fallback`.
     """
-    method = ready(model, compute)
-    if method and method.takes_batches and len(cubes) > 1 and len({cube.shape for cube in cubes}) == 1:
+    alike = len(cubes) > 1 and len({cube.shape for cube in cubes}) == 1
+    method = ready(model, compute) if alike else None
+    if method and method.takes_batches:
         try:
             predictions = method.predict_batch(cubes, leads)
             together = zip(cubes, predictions, strict=True)

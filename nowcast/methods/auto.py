@@ -15,8 +15,7 @@ from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.methods.cube import Cube
 from nowcast.methods.fallback import FAILURES, excuse, secured
 from nowcast.methods.gate import PERIOD, Choices, Evidence, describe, evidence_of, review
-from nowcast.methods.method import Method
-from nowcast.methods.registry import Methods
+from nowcast.methods.method import Method, Methods
 from nowcast.methods.shipped_scores import Prior
 from nowcast.names import AUTO, EXTRAPOLATION
 from nowcast.scores.scorebook import ScoreBook

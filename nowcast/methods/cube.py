@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,14 +11,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from nowcast.archive.archive import Archive
-from nowcast.errors import DuplicateFrame, NotEnoughFrames, UnreadableFile, WrongGrid
+from nowcast.errors import DuplicateFrame, NotEnoughFrames
 from nowcast.frame.domain import Domain
-from nowcast.frame.frame import grid_of, time_of
+from nowcast.frame.frame import on_one_grid
 from nowcast.frame.grid import Grid
 from nowcast.frame.units import NO_ECHO_DBZ
 from nowcast.motion.lagrangian import bridge
 
-log = logging.getLogger(__name__)
+Array = NDArray[np.float32]
 
 #: A frame this far from its nominal time, as a fraction of a step, still stands for it.
 TOLERANCE_STEPS = 0.25
@@ -86,16 +85,12 @@ def load_cube(archive: Archive, domain: Domain, issue_time: datetime) -> Cube:
         NoFrame: If the archive has no frame of ``issue_time``.
         UnreadableFile: If the file of that frame is damaged.
     """
-    frames = [archive.load(domain.name, issue_time)]
+    newest = archive.load(domain.name, issue_time)
     span = timedelta(minutes=domain.step_minutes * (domain.history + TOLERANCE_STEPS))
-    for time in archive.times(domain.name, issue_time - span, issue_time):
-        if time == issue_time:
-            continue
-        try:
-            frames.append(archive.load(domain.name, time))
-        except UnreadableFile as error:
-            log.warning("a frame of %s is left out of the history: %s", domain.name, error)
-    return build_cube(frames, step_minutes=domain.step_minutes, history=domain.history, domain=domain.name)
+    before = archive.load_span(domain.name, issue_time - span, issue_time - timedelta(seconds=1))
+    return build_cube(
+        [*before, newest], step_minutes=domain.step_minutes, history=domain.history, domain=domain.name
+    )
 
 
 def build_cube(frames: Sequence[xr.DataArray], *, step_minutes: int, history: int, domain: str = "") -> Cube:
@@ -120,83 +115,77 @@ def build_cube(frames: Sequence[xr.DataArray], *, step_minutes: int, history: in
         WrongGrid: If the frames lie on different grids.
         DuplicateFrame: If two different frames have the same time.
     """
-    by_time = _by_time(frames)
-    if not by_time:
+    if not frames:
         raise NotEnoughFrames("a forecast needs at least one frame, got none")
+    times_given, grid = on_one_grid(frames)
+    by_time = _by_time(times_given, frames)
     newest, step = max(by_time), timedelta(minutes=step_minutes)
     lost = _without_echo_between(by_time, step)
     shortfalls = [
         f"the frame of {time:%Y-%m-%dT%H:%MZ} is left out, as it is dry between frames full of echo"
         for time in sorted(lost)
     ]
-    observed = {time: frame for time, frame in by_time.items() if time not in lost}
+    observed = {time: dbz for time, dbz in by_time.items() if time not in lost}
     before = _near(observed, newest - step, step)
-    if before is not None and _echo_is_gone(observed[newest], before):
+    if before is not None and _echo_is_gone(observed[newest], observed[before]):
         shortfalls.append("the newest frame is dry, though the one before it was full of echo")
-    values, times, bridged = [observed[newest].values], [newest], [False]
+    values, times, bridged = [observed[newest]], [newest], [False]
     while len(values) < history:
         nominal = newest - len(values) * step
-        frame, before = _near(observed, nominal, step), _near(observed, nominal - step, step)
-        if frame is not None:
-            values.append(frame.values)
-            times.append(time_of(frame))
+        time, before = _near(observed, nominal, step), _near(observed, nominal - step, step)
+        if time is not None:
+            values.append(observed[time])
+            times.append(time)
         elif before is not None and not any(bridged):
-            values.append(bridge(before.values, values[-1]))
+            values.append(bridge(observed[before], values[-1]))
             times.append(nominal)
         else:
             shortfalls.append(_too_few(len(values), history, nominal))
             break
-        bridged.append(frame is None)
+        bridged.append(time is None)
     return Cube(
         values=np.stack(values[::-1]).astype(np.float32, copy=False),
         times=tuple(times[::-1]),
         bridged=tuple(bridged[::-1]),
-        grid=grid_of(observed[newest]),
+        grid=grid,
         step_minutes=step_minutes,
         domain=domain,
         shortfalls=tuple(shortfalls),
     )
 
 
-def _by_time(frames: Sequence[xr.DataArray]) -> dict[datetime, xr.DataArray]:
-    by_time: dict[datetime, xr.DataArray] = {}
-    for frame in frames:
-        time, first = time_of(frame), next(iter(by_time.values()), frame)
-        if not grid_of(first).matches(grid_of(frame)):
-            raise WrongGrid(
-                f"all frames of a cube lie on one grid: expected {grid_of(first)} as at "
-                f"{time_of(first):%Y-%m-%dT%H:%MZ}, got {grid_of(frame)} at {time:%Y-%m-%dT%H:%MZ}"
-            )
-        known = by_time.setdefault(time, frame)
-        if known is not frame and not np.array_equal(known.values, frame.values, equal_nan=True):
+def _by_time(times: Sequence[datetime], frames: Sequence[xr.DataArray]) -> dict[datetime, Array]:
+    by_time: dict[datetime, Array] = {}
+    for time, frame in zip(times, frames, strict=True):
+        known = by_time.setdefault(time, frame.values)
+        if known is not frame.values and not np.array_equal(known, frame.values, equal_nan=True):
             raise DuplicateFrame(f"expected one frame of {time:%Y-%m-%dT%H:%M:%SZ}, got two that differ")
     return by_time
 
 
-def _without_echo_between(by_time: Mapping[datetime, xr.DataArray], step: timedelta) -> set[datetime]:
+def _without_echo_between(by_time: Mapping[datetime, Array], step: timedelta) -> set[datetime]:
     """Return the times of frames without the echo that both their neighbours have."""
     lost = set()
     for time, frame in by_time.items():
         around = [_near(by_time, time + apart, step) for apart in (-step, step)]
-        if all(neighbour is not None and _echo_is_gone(frame, neighbour) for neighbour in around):
+        if all(near is not None and _echo_is_gone(frame, by_time[near]) for near in around):
             lost.add(time)
     return lost
 
 
-def _echo_is_gone(frame: xr.DataArray, neighbour: xr.DataArray) -> bool:
+def _echo_is_gone(frame: Array, neighbour: Array) -> bool:
     """Return whether a frame has next to none of the echo that a neighbour has where both are observed."""
-    own = int(np.count_nonzero(frame.values > NO_ECHO_DBZ))
-    echo = neighbour.values > NO_ECHO_DBZ
+    own = int(np.count_nonzero(frame > NO_ECHO_DBZ))
+    echo = neighbour > NO_ECHO_DBZ
     if own >= SUDDEN_SHARE * np.count_nonzero(echo):  # which needs no look at what was observed
         return False
-    return int(np.count_nonzero(echo & ~np.isnan(frame.values))) >= max(SUDDEN_CELLS, own / SUDDEN_SHARE)
+    return int(np.count_nonzero(echo & ~np.isnan(frame))) >= max(SUDDEN_CELLS, own / SUDDEN_SHARE)
 
 
-def _near(
-    by_time: Mapping[datetime, xr.DataArray], nominal: datetime, step: timedelta
-) -> xr.DataArray | None:
+def _near(by_time: Mapping[datetime, Array], nominal: datetime, step: timedelta) -> datetime | None:
+    """Return the time that stands for a nominal one, ``None`` if there is none."""
     nearest = min(by_time, key=lambda time: abs(time - nominal))
-    return by_time[nearest] if abs(nearest - nominal) <= TOLERANCE_STEPS * step else None
+    return nearest if abs(nearest - nominal) <= TOLERANCE_STEPS * step else None
 
 
 def _too_few(length: int, history: int, missing: datetime) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from nowcast.compute import Compute
 from nowcast.forecast.prediction import Prediction
 from nowcast.methods.cube import Cube
 
@@ -40,3 +41,7 @@ class Method(ABC):
     def predict_batch(self, cubes: Sequence[Cube], leads: int) -> list[Prediction]:
         """Return what follows each of several cubes of one shape."""
         return [self.predict(cube, leads) for cube in cubes]
+
+
+#: Methods by name, each made with the means there are.
+Methods = Mapping[str, Callable[[Compute], Method]]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from nowcast.compute import Compute
 from nowcast.errors import MissingExtra, UnknownModel
 from nowcast.names import AUTO, EXTRAPOLATION, NETWORKS, PERSISTENCE, SPROG
 
 if TYPE_CHECKING:  # what a method is made of takes a second to load
-    from nowcast.methods.method import Method
-
-Methods: TypeAlias = "Mapping[str, Callable[[Compute], Method]]"
+    from nowcast.methods.method import Method, Methods
 
 
 def _class(module: str, name: str) -> Callable[[Compute], Method]:

@@ -14,9 +14,10 @@ from nowcast.frame.units import NO_ECHO_DBZ
 from nowcast.methods.cube import Cube
 from nowcast.methods.extrapolation import without_motion
 from nowcast.methods.method import Method
-from nowcast.motion.cascade import Cascade, autoregression, iterated
+from nowcast.motion.cascade import Cascade
 from nowcast.motion.flow import FRAMES, motion_field
-from nowcast.motion.lagrangian import carried_forward, carried_to_issue
+from nowcast.motion.lagrangian import carried_to_issue
+from nowcast.motion.trajectory import carried_forward
 
 Array = NDArray[np.float32]
 
@@ -83,8 +84,7 @@ def faded(carried: Array) -> Iterator[Array]:
     """
     cascade = Cascade([_strength(frame) for frame in carried[-1 - ORDER :]])
     ranked = Ranked(carried[-1])
-    for factors in iterated(autoregression(cascade.autocorrelations())):
-        yield ranked.in_order_of(cascade.recomposed(factors))
+    yield from map(ranked.in_order_of, cascade.continued())
 
 
 def _strength(frame: Array) -> Array:

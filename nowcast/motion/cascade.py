@@ -100,6 +100,14 @@ class Cascade:
         field = np.fft.irfft2(total, s=self._padded)
         return np.asarray(field[: self._shape[0], : self._shape[1]], dtype=np.float32)
 
+    def continued(self) -> Iterator[Array]:
+        """Yield the fields ``(y, x)`` that follow, step after step without end, of what is remembered.
+
+        Each level goes on by its own autoregression, as long as there are fields, without its noise.
+        """
+        for factors in iterated(autoregression(self.autocorrelations())):
+            yield self.recomposed(factors)
+
     def _shared_power(self, one: int, other: int) -> Coefficients:
         """Return Re(X Y*) summed by wavenumber; a coefficient stands for its mirror image too."""
         x, y = self._spectra[one], self._spectra[other]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nowcast.errors import NotEnoughFrames
-from nowcast.motion.trajectory import VectorField, enlarged
+from nowcast.motion.trajectory import VectorField
 
 Array = NDArray[np.float32]
 
@@ -145,7 +145,7 @@ def _painted(values: Array, weight: Array) -> Array:
     painted = np.asarray(values / np.maximum(weight, np.float32(1e-6)), dtype=np.float32)
     if empty.any() and max(weight.shape) > 1:
         halved = [_block_mean(_padded(layer, 2), 2) for layer in (values, weight)]
-        coarser = enlarged(_painted(halved[0], halved[1])[None], 2)[0, : weight.shape[0], : weight.shape[1]]
+        (coarser,) = _doubled(_painted(halved[0], halved[1])[None], weight.shape)
         painted[empty] = coarser[empty]
     return painted
 
@@ -185,10 +185,17 @@ def _spread(pull: Array, weight: Array) -> Array:
         mean = pull.sum((1, 2)) / max(float(weight.sum()), 1e-9)
         return np.broadcast_to(mean[:, None, None], pull.shape).astype(np.float32)
     halved = np.stack([_block_mean(_padded(layer, 2), 2) for layer in (*pull, weight)])
-    coarser = enlarged(_spread(halved[:2], halved[2]), 2)[:, : weight.shape[0], : weight.shape[1]]
+    coarser = _doubled(_spread(halved[:2], halved[2]), weight.shape)
     smooth = np.stack([_blurred(layer) for layer in (*pull, weight)])
     share = np.float32(COARSER_WEIGHT)
     return np.asarray((smooth[:2] + share * coarser) / (smooth[2] + share), dtype=np.float32)
+
+
+def _doubled(layers: Array, shape: tuple[int, ...]) -> Array:
+    """Return layers of half the resolution on all cells of a grid, bilinear."""
+    size = (2 * layers.shape[2], 2 * layers.shape[1])
+    doubled = [cv2.resize(layer, size, interpolation=cv2.INTER_LINEAR) for layer in layers]
+    return np.asarray(doubled, dtype=np.float32)[:, : shape[0], : shape[1]]
 
 
 def _blurred(layer: Array) -> Array:

@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ def carried_to_issue(frames: Array | Sequence[Array], motion: VectorField) -> Ar
     carried, trajectory = np.empty((len(frames), *motion.shape), np.float32), Trajectory(motion)
     carried[-1] = frames[-1]
     for steps in range(1, len(frames)):
-        carried[-1 - steps] = Carrier(frames[-1 - steps]).carry(trajectory.displacement(steps))
+        carried[-1 - steps] = trajectory.carried(frames[-1 - steps], steps)
     return carried
 
 
@@ -51,7 +51,7 @@ def carried_back(frames: Array | Sequence[Array], motion: VectorField, leads: Se
 
     Each cell shows what its air looked like when it had moved on: the path forward is that of the motion
     reversed. Air that had left the grid, or had gone where nothing was observed, is NaN. This undoes
-    :func:`carried_forward` up to interpolation.
+    :func:`nowcast.motion.trajectory.carried_forward` up to interpolation.
 
     Args:
         frames: Frames ``(lead, y, x)`` [dBZ], NaN = not observed.
@@ -67,20 +67,8 @@ def carried_back(frames: Array | Sequence[Array], motion: VectorField, leads: Se
         raise ValueError(f"expected a lead for each of {len(frames)} frames, ascending from 1, got {leads}")
     carried, trajectory = np.empty((len(frames), *motion.shape), np.float32), Trajectory(motion.scaled(-1.0))
     for index, (frame, lead) in enumerate(zip(frames, leads, strict=True)):
-        carried[index] = Carrier(frame).carry(trajectory.displacement(lead))
+        carried[index] = trajectory.carried(frame, lead)
     return carried
-
-
-def carried_forward(fields: Iterable[Array], motion: VectorField) -> Iterator[Array]:
-    """Yield fields ``(y, x)`` [dBZ] at the issue time's places where their air is 1, 2, 3, ... steps later.
-
-    Args:
-        fields: For each lead from 1 on, what the air looks like then, NaN = not known.
-        motion: Motion at the issue time [cells per step].
-    """
-    trajectory = Trajectory(motion)
-    for lead, field in enumerate(fields, start=1):
-        yield Carrier(field).carry(trajectory.displacement(lead))
 
 
 def carried_planes(planes: Array, displacement: VectorField) -> Array:

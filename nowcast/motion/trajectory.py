@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -46,7 +47,7 @@ class VectorField:
             return self.nodes[:, first_row:last_row, : self.shape[1]].copy()
         top = max(first_row // self.spacing - 1, 0)
         bottom = -(-last_row // self.spacing) + 1
-        dense = enlarged(self.nodes[:, top:bottom], self.spacing)
+        dense = _enlarged(self.nodes[:, top:bottom], self.spacing)
         offset = top * self.spacing
         return dense[:, first_row - offset : last_row - offset, : self.shape[1]]
 
@@ -72,8 +73,7 @@ def _remap(layers: Array, columns: Array, rows: Array) -> Array:
     return np.asarray(moved, dtype=np.float32)
 
 
-def enlarged(layers: Array, times: int) -> Array:
-    """Return layers ``(k, y, x)`` with so many cells for each in both directions, bilinear."""
+def _enlarged(layers: Array, times: int) -> Array:
     size = (layers.shape[2] * times, layers.shape[1] * times)
     enlarged = [cv2.resize(layer, size, interpolation=cv2.INTER_LINEAR) for layer in layers]
     return np.asarray(enlarged, dtype=np.float32)
@@ -105,6 +105,22 @@ class Trajectory:
             self._displacement = self._displacement.minus(self.motion.at(halfway))
             self._lead += 1
         return self._displacement
+
+    def carried(self, frame: Array, lead: int) -> Array:
+        """Return a field [dBZ] ``(y, x)`` where its air is after ``lead`` steps, as :meth:`Carrier.carry`."""
+        return Carrier(frame).carry(self.displacement(lead))
+
+
+def carried_forward(fields: Iterable[Array], motion: VectorField) -> Iterator[Array]:
+    """Yield fields ``(y, x)`` [dBZ] at the issue time's places where their air is 1, 2, 3, ... steps later.
+
+    Args:
+        fields: For each lead from 1 on, what the air looks like then, NaN = not known.
+        motion: Motion at the issue time [cells per step].
+    """
+    trajectory = Trajectory(motion)
+    for lead, field in enumerate(fields, start=1):
+        yield trajectory.carried(field, lead)
 
 
 class Carrier:

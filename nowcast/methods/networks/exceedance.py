@@ -132,7 +132,7 @@ class ExceedanceNetwork(Method):
             for lead, probability in enumerate(by_lead, start=first + 1):
                 displacement = trajectory.displacement(lead)
                 carried = carried_planes(probability, displacement)
-                guess = Carrier(guesses[lead]).carry(displacement)
+                guess = trajectory.carried(guesses[lead], lead)
                 yield Probable(step * lead, carried, carrier.carry(displacement), guess)
 
     def _new_engine(

@@ -18,9 +18,9 @@ from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import Card
 from nowcast.methods.networks.engine import Engine
 from nowcast.motion.flow import FRAMES, motion_field
-from nowcast.motion.lagrangian import carried_forward, carried_to_issue
+from nowcast.motion.lagrangian import carried_to_issue
 from nowcast.motion.probability_matching import rank_matched
-from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
+from nowcast.motion.trajectory import Carrier, Trajectory, VectorField, carried_forward
 
 Array = NDArray[np.float32]
 

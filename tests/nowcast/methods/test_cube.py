@@ -126,7 +126,7 @@ def test_two_different_frames_of_one_time_are_refused():
 
 def test_frames_on_another_grid_are_refused():
     moved = Grid.from_crs("EPSG:3035", nx=90, ny=80, x0=4.001e6, y0=3e6, dx=1000, dy=1000)
-    with pytest.raises(WrongGrid, match="all frames of a cube lie on one grid"):
+    with pytest.raises(WrongGrid, match="expected all frames on one grid"):
         build_cube([frame(-5, moved), frame(0)], step_minutes=5, history=4)
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
 from nowcast.motion.flow import FRAMES, motion_field
-from nowcast.motion.lagrangian import carried_back, carried_forward, carried_to_issue
-from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
+from nowcast.motion.lagrangian import carried_back, carried_to_issue
+from nowcast.motion.trajectory import Carrier, Trajectory, VectorField, carried_forward
 from nowcast.readers import read
 
 Array = NDArray[np.float32]
