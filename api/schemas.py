@@ -131,12 +131,12 @@ class Domains(Document):
 
 
 class BoundingBox(Document):
-    """The domain's outer limits [degrees]."""
+    """The domain's outer limits [degrees], as GeoJSON has them (RFC 7946, section 5)."""
 
-    west: float
-    south: float
-    east: float
-    north: float
+    west: float = Field(ge=-180, le=180, description="Greater than `east` where the grid crosses 180 degrees")
+    south: float = Field(ge=-90, le=90)
+    east: float = Field(ge=-180, le=180)
+    north: float = Field(ge=-90, le=90)
 
 
 class Lattice(Document):
@@ -149,7 +149,9 @@ class Lattice(Document):
     rows: int
     columns: int
     latitude: list[list[float | None]] = Field(description="Degrees north, by row from north to south")
-    longitude: list[list[float | None]] = Field(description="Degrees east")
+    longitude: list[list[float | None]] = Field(
+        description="Degrees east; a row counts on beyond 180 or -180 where the grid crosses that meridian"
+    )
 
 
 class MapBox(Document):

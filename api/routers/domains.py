@@ -24,7 +24,7 @@ from api.schemas import (
 )
 from api.service import Service, TheDomain, TheService
 from nowcast.frame.domain import Domain
-from nowcast.frame.grid import Grid
+from nowcast.frame.grid import FULL_TURN, Grid, within_half_turn
 from nowcast.rendering.layout import Layout
 
 router = APIRouter(prefix="/v1/domains", tags=["domains"])
@@ -75,7 +75,6 @@ async def _summary(service: Service, domain: Domain) -> DomainSummary:
 @lru_cache(maxsize=64)
 def describe_grid(grid: Grid) -> GridDescription:
     """Return a grid in words and numbers."""
-    west, south, east, north = grid.lonlat_bounds
     height, width = grid.cell_km
     return GridDescription(
         rows=grid.ny,
@@ -87,10 +86,17 @@ def describe_grid(grid: Grid) -> GridDescription:
         y0=grid.y0,
         dx=grid.dx,
         dy=grid.dy,
-        bounds=BoundingBox(west=west, south=south, east=east, north=north),
+        bounds=_bounding_box(grid),
         lattice=_lattice(grid),
         map_box=_map_box(grid),
     )
+
+
+def _bounding_box(grid: Grid) -> BoundingBox:
+    west, south, east, north = grid.lonlat_bounds
+    if east - west >= FULL_TURN:
+        west, east = -180.0, 180.0
+    return BoundingBox(west=west, south=south, east=within_half_turn(east), north=north)
 
 
 def _map_box(grid: Grid) -> MapBox:
@@ -108,6 +114,11 @@ def _lattice(grid: Grid) -> Lattice:
     x_min, y_min, x_max, y_max = grid.outer_bounds
     x, y = np.meshgrid(np.linspace(x_min, x_max, LATTICE), np.linspace(y_max, y_min, LATTICE))
     longitude, latitude = grid.xy_to_lonlat(x, y)
+    if np.isfinite(longitude).all():
+        longitude = np.unwrap(longitude, period=FULL_TURN)
+        middle = longitude[:, LATTICE // 2]  # rows side by side, the middle one in the usual turn
+        near = within_half_turn(middle - middle[LATTICE // 2]) + within_half_turn(middle[LATTICE // 2])
+        longitude = longitude + (near - middle)[:, np.newaxis]
     return Lattice(rows=LATTICE, columns=LATTICE, latitude=_rows(latitude), longitude=_rows(longitude))
 
 

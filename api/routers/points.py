@@ -18,7 +18,7 @@ from api.schemas import Cell, Expected, Observed, PointForecast
 from api.service import Service, StoredForecast, TheDomain, TheService
 from api.tiles import Tile
 from nowcast.frame.domain import Domain
-from nowcast.frame.grid import Grid
+from nowcast.frame.grid import Grid, within_half_turn
 from nowcast.frame.units import ZR
 
 router = APIRouter(prefix="/v1/domains/{domain}/point", tags=["point"])
@@ -27,7 +27,14 @@ Latitude = Annotated[
     float, Query(ge=-90, le=90, allow_inf_nan=False, description="Degrees north, WGS 84", examples=[60.17])
 ]
 Longitude = Annotated[
-    float, Query(ge=-180, le=180, allow_inf_nan=False, description="Degrees east, WGS 84", examples=[24.94])
+    float,
+    Query(
+        ge=-180,
+        le=360,
+        allow_inf_nan=False,
+        description="Degrees east, WGS 84, counted from -180 or from 0",
+        examples=[24.94],
+    ),
 ]
 
 
@@ -46,7 +53,7 @@ async def point(
     observed = await _observed(service, domain, grid, row, column)
     answer = PointForecast(
         latitude=lat,
-        longitude=lon,
+        longitude=within_half_turn(lon),
         cell=_cell(grid, row, column),
         outlook=outlook(series),
         event=first_event(series, observed, stored.record.step_minutes),

@@ -235,7 +235,31 @@ function between(table, row, column) {
   const [v, u] = [row - i, column - j];
   const corners = [table[i][j], table[i][j + 1], table[i + 1][j], table[i + 1][j + 1]];
   if (corners.includes(null)) return null;
-  return (1 - v) * ((1 - u) * corners[0] + u * corners[1]) + v * ((1 - u) * corners[2] + u * corners[3]);
+  return mixed(corners, v, u);
+}
+
+const mixed = (corners, v, u) =>
+  (1 - v) * ((1 - u) * corners[0] + u * corners[1]) + v * ((1 - u) * corners[2] + u * corners[3]);
+
+// Degrees from -180 to 180.
+const halfTurn = (degrees) => ((((degrees + 180) % 360) + 360) % 360) - 180;
+
+// Longitudes are angles: 179 and -179 lie two degrees apart, and around a pole all of them meet.
+function placeBetween(latitude, longitude, row, column) {
+  const lat = between(latitude, row, column);
+  if (lat === null || between(longitude, row, column) === null) return null;
+  const i = Math.min(Math.floor(row), latitude.length - 2);
+  const j = Math.min(Math.floor(column), latitude[0].length - 2);
+  const [v, u] = [row - i, column - j];
+  const at = [[i, j], [i, j + 1], [i + 1, j], [i + 1, j + 1]];
+  const lons = at.map(([r, c]) => longitude[i][j] + halfTurn(longitude[r][c] - longitude[i][j]));
+  if (Math.max(...lons) - Math.min(...lons) < 90) return { lat, lon: halfTurn(mixed(lons, v, u)) };
+  const radians = Math.PI / 180;
+  const lats = at.map(([r, c]) => latitude[r][c] * radians);
+  const x = mixed(lats.map((phi, k) => Math.cos(phi) * Math.cos(lons[k] * radians)), v, u);
+  const y = mixed(lats.map((phi, k) => Math.cos(phi) * Math.sin(lons[k] * radians)), v, u);
+  const z = mixed(lats.map(Math.sin), v, u);
+  return { lat: Math.atan2(z, Math.hypot(x, y)) / radians, lon: Math.atan2(y, x) / radians };
 }
 
 function placeOf(event) {
@@ -245,9 +269,7 @@ function placeOf(event) {
   const y = ((event.clientY - picture.top) / picture.height - box.top) / box.height;
   if (x < 0 || x > 1 || y < 0 || y > 1) return null;
   const { rows, columns, latitude, longitude } = state.domain.grid.lattice;
-  const lat = between(latitude, y * (rows - 1), x * (columns - 1));
-  const lon = between(longitude, y * (rows - 1), x * (columns - 1));
-  return lat === null || lon === null ? null : { lat, lon };
+  return placeBetween(latitude, longitude, y * (rows - 1), x * (columns - 1));
 }
 
 function placeMarker(cell) {

@@ -18,14 +18,78 @@ from nowcast.errors import OutsideDomain, UnreadableFile
 METRES_PER_DEGREE = 111_195.08
 
 
+#: Projections, by the beginning of their EPSG names, whose plane goes on to the east as a cylinder does: one
+#: turn around the globe further, every place comes again.
+CYLINDRICAL = (
+    "Mercator",
+    "Popular Visualisation Pseudo Mercator",
+    "Equidistant Cylindrical",
+    "Pseudo Plate Carree",
+    "Lambert Cylindrical Equal Area",
+    "Miller Cylindrical",
+    "Gall",
+)
+
+#: Directions of the two axes of a map; both the same where a pole is the origin.
+_MAP_DIRECTIONS = ({"east", "north"}, {"north"}, {"south"})
+
+#: Greatest axes [m] that PROJ takes for the Earth's; it refuses to go from one celestial body to another.
+EARTH_AXES = (6_343_200.0, 6_406_800.0)
+
+#: A full turn in degrees.
+FULL_TURN = 360.0
+
+
 @lru_cache(maxsize=64)
 def _crs(definition: str) -> CRS:
     return CRS.from_user_input(definition)
 
 
+def _map_of(crs: CRS) -> CRS:
+    """Return the horizontal part of a reference system.
+
+    Raises:
+        UnreadableFile: If it is no map of the Earth, or its axes run to the west or cross-wise.
+    """
+    if crs.is_compound:
+        crs = crs.sub_crs_list[0]
+    if len(crs.axis_info) > 2 and crs.is_geographic:
+        crs = crs.to_2d()
+    if not (crs.is_geographic or crs.is_projected):
+        raise UnreadableFile(
+            f"the coordinate reference system {crs.name!r} is no map of the Earth: {crs.type_name}"
+        )
+    axis_m = crs.ellipsoid.semi_major_metre if crs.ellipsoid is not None else 0.0
+    if not EARTH_AXES[0] < axis_m < EARTH_AXES[1]:
+        raise UnreadableFile(
+            f"{crs.name!r} is no map of the Earth: an axis of its body is {axis_m:.0f} m long"
+        )
+    directions = [axis.direction for axis in crs.axis_info[:2]]
+    if set(directions) not in _MAP_DIRECTIONS:
+        raise UnreadableFile(
+            f"the axes of the reference system {crs.name!r} count to the {' and '.join(directions)}; "
+            "expected east and north"
+        )
+    return crs
+
+
 @lru_cache(maxsize=64)
 def _between(source_wkt: str, target_wkt: str) -> Transformer:
     return Transformer.from_crs(_crs(source_wkt), _crs(target_wkt), always_xy=True)
+
+
+def within_half_turn(lon: Any) -> Any:
+    """Return longitudes [degrees] counted from -180 to 180, as they are where they already do.
+
+    Example:
+        >>> within_half_turn(np.array([260.0, 180.0, -180.0, -190.0]))
+        array([-100.,  180., -180.,  170.])
+    """
+    with np.errstate(invalid="ignore"):
+        turned = np.where(
+            np.abs(lon) <= FULL_TURN / 2, lon, np.mod(np.asarray(lon) + 180.0, FULL_TURN) - 180.0
+        )
+    return turned if np.ndim(lon) else float(turned)
 
 
 def _exact_step(centres: NDArray[np.float64], mean_step: float) -> float:
@@ -87,7 +151,24 @@ class Grid:
             parsed = CRS.from_cf(crs) if isinstance(crs, dict) else CRS.from_user_input(crs)
         except (CRSError, KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(f"the coordinate reference system {crs!r} cannot be understood") from error
-        return cls(parsed.to_wkt(), int(nx), int(ny), float(x0), float(y0), float(dx), float(dy))
+        grid = cls(_map_of(parsed).to_wkt(), int(nx), int(ny), float(x0), float(y0), float(dx), float(dy))
+        grid._check_on_globe()
+        return grid
+
+    def _check_on_globe(self) -> None:
+        """Refuse degrees that go around the globe more than once or lie beyond a pole.
+
+        A first column that comes again as the last one is accepted, and so are rows centred on the poles.
+        """
+        if not self.crs.is_geographic:
+            return
+        turn, quarter = self.turn or FULL_TURN, (self.turn or FULL_TURN) / 4
+        south, slack = self.y0 - (self.ny - 1) * self.dy, 1e-3 * self.dy
+        if self.nx * self.dx > turn + 1.5 * self.dx or max(self.y0, -south) > quarter + slack:
+            raise UnreadableFile(
+                f"{self.nx} columns of {self.dx:g} degrees and rows from {south:g} to {self.y0:g} degrees "
+                "north do not fit on the globe"
+            )
 
     @classmethod
     def from_coordinates(
@@ -149,26 +230,67 @@ class Grid:
         )
 
     @cached_property
+    def turn(self) -> float | None:
+        """How far to the east [CRS's unit] every place comes again; ``None`` in planes that do not repeat."""
+        if self.crs.is_geographic:
+            return 2 * math.pi / float(self.crs.axis_info[0].unit_conversion_factor)
+        unbound = self.crs.source_crs if self.crs.is_bound else self.crs
+        operation = unbound.coordinate_operation if unbound is not None else None
+        if operation is None or not operation.method_name.startswith(CYLINDRICAL):
+            return None
+        x, _ = self._to_plane.transform(np.arange(0.0, 361.0, 60.0), np.zeros(7))
+        return float(np.median(np.diff(x))) * 6.0  # the one step over the edge of the map is no median
+
+    @cached_property
+    def goes_around(self) -> bool:
+        """Whether the eastern edge touches the western one."""
+        return self.turn is not None and self.nx * self.dx >= self.turn * (1 - 1e-6)
+
+    @cached_property
     def cell_km(self) -> tuple[float, float]:
         """Height and width of the middle cell in km, counted on the ground for a lat/lon grid."""
         if not self.crs.is_geographic:
             factor = float(self.crs.axis_info[0].unit_conversion_factor) / 1000.0
             return self.dy * factor, self.dx * factor
-        middle = math.radians(self.y0 - self.dy * (self.ny - 1) / 2)
-        degree_km = METRES_PER_DEGREE / 1000.0
-        return self.dy * degree_km, self.dx * degree_km * math.cos(middle)
+        radians = float(self.crs.axis_info[0].unit_conversion_factor)
+        middle = radians * (self.y0 - self.dy * (self.ny - 1) / 2)
+        unit_km = math.degrees(radians) * METRES_PER_DEGREE / 1000.0
+        return self.dy * unit_km, self.dx * unit_km * math.cos(middle)
 
     @cached_property
     def _to_plane(self) -> Transformer:
         return Transformer.from_crs("EPSG:4326", self.crs, always_xy=True)
 
     def lonlat_to_xy(self, lon: Any, lat: Any) -> tuple[Any, Any]:
-        """Return plane coordinates of WGS 84 longitude and latitude [degrees]; inf where undefined."""
-        return self._to_plane.transform(lon, lat)
+        """Return plane coordinates of WGS 84 longitude and latitude [degrees]; not finite where undefined.
+
+        Longitudes may count from -180 or from 0; the plane's count as the grid does (:meth:`unwound`).
+        """
+        x, y = self._to_plane.transform(lon, lat)
+        return self.unwound(x), y
 
     def xy_to_lonlat(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """Return WGS 84 longitude and latitude [degrees] of plane coordinates."""
-        return self._to_plane.transform(x, y, direction="INVERSE")
+        """Return WGS 84 longitude, -180 to 180, and latitude [degrees] of plane coordinates."""
+        if self.crs.is_geographic:  # the outer edge of a row on a pole lies beyond it
+            quarter = (self.turn or FULL_TURN) / 4
+            y = np.clip(y, -quarter, quarter)
+        lon, lat = self._to_plane.transform(x, y, direction="INVERSE")
+        return within_half_turn(lon), lat
+
+    def position(self, lon: Any, lat: Any) -> tuple[Any, Any]:
+        """Return fractional row and column of WGS 84 points [degrees], 0 at the centre of the first cell.
+
+        Outside the grid they are negative or too large, and not finite where the plane has no such point.
+        """
+        return self.position_of(*self._to_plane.transform(lon, lat))
+
+    def position_of(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Return fractional row and column of plane coordinates, whichever turn they are counted in."""
+        column = (self.unwound(x) - self.x0) / self.dx
+        if self.goes_around:
+            with np.errstate(invalid="ignore"):
+                column = np.mod(column + 0.5, self.nx) - 0.5
+        return (self.y0 - np.asarray(y)) / self.dy, column
 
     def cell_of(self, lat: float, lon: float) -> tuple[int, int]:
         """Return row and column of the cell holding a WGS 84 point [degrees].
@@ -176,9 +298,9 @@ class Grid:
         Raises:
             OutsideDomain: If no cell holds it.
         """
-        x, y = self.lonlat_to_xy(lon, lat)
-        x = self.unwound(x)
-        column, row = (x - self.x0) / self.dx + 0.5, (self.y0 - y) / self.dy + 0.5
+        row, column = (float(at) + 0.5 for at in self.position(lon, lat))
+        if lat == -90.0 and 0 <= row - self.ny < 1e-6:  # the lower edge of cells, and nothing is below it
+            row = self.ny - 0.5
         if not (0 <= column < self.nx and 0 <= row < self.ny):
             (west, south, east, north) = self.lonlat_bounds
             raise OutsideDomain(
@@ -188,30 +310,45 @@ class Grid:
         return int(row), int(column)
 
     def unwound(self, x: Any) -> Any:
-        """Return plane ``x`` [degrees] moved by whole turns to within half a turn of the grid's middle.
+        """Return plane ``x`` moved by whole turns to within half a turn of the grid's middle.
 
-        Longitude 98 W is 262 on a grid that counts from 0 to 360; coordinates in metres stay as they are.
+        Longitude 98 W is 262 on a grid that counts from 0 to 360; planes that do not repeat stay as they are.
         """
-        if not self.crs.is_geographic:
+        if self.turn is None:
             return x
-        west = self.x0 + self.dx * (self.nx - 1) / 2 - 180.0
+        west = self.x0 + self.dx * (self.nx - 1) / 2 - self.turn / 2
         with np.errstate(invalid="ignore"):  # a point PROJ cannot place is inf, and stays nowhere
-            return west + np.mod(np.asarray(x) - west, 360.0)
+            return west + np.mod(np.asarray(x) - west, self.turn)
 
     @cached_property
     def lonlat_bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east and north limits [degrees] of the grid's outer edge."""
+        """West, south, east and north limits [degrees] of the grid's outer edge.
+
+        West lies between -180 and 180 and east up to 360 further: beyond 180 where the grid crosses that
+        meridian. Around a pole they are -180 and 180.
+        """
         x_min, y_min, x_max, y_max = self.outer_bounds
         along = np.linspace(0.0, 1.0, 41)
         x, y = x_min + along * (x_max - x_min), y_min + along * (y_max - y_min)
-        lon, lat = self.xy_to_lonlat(
-            np.concatenate([x, x, np.full(41, x_min), np.full(41, x_max)]),
-            np.concatenate([np.full(41, y_min), np.full(41, y_max), y, y]),
+        lon, lat = self.xy_to_lonlat(  # once around, so that longitudes can be followed over 180
+            np.concatenate([x, np.full(41, x_max), x[::-1], np.full(41, x_min)]),
+            np.concatenate([np.full(41, y_min), y, np.full(41, y_max), y[::-1]]),
         )
-        lon, lat = lon[np.isfinite(lon)], lat[np.isfinite(lat)]
+        seen = np.isfinite(lon) & np.isfinite(lat)
+        lon, lat = np.unwrap(lon[seen], period=FULL_TURN), lat[seen]
         if lon.size == 0:
             return -180.0, -90.0, 180.0, 90.0
-        return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
+        south, north = float(lat.min()), float(lat.max())
+        if not self.crs.is_geographic:
+            poles = [pole for pole in (-90.0, 90.0) if self._holds_pole(pole)]
+            if poles:
+                return -180.0, min(south, *poles), 180.0, max(north, *poles)
+        west = within_half_turn(float(lon.min()))
+        return west, south, west + min(float(np.ptp(lon)), FULL_TURN), north
+
+    def _holds_pole(self, latitude: float) -> bool:
+        row, column = self.position(0.0, latitude)
+        return bool(-0.5 <= row < self.ny - 0.5 and -0.5 <= column < self.nx - 0.5)
 
     def matches(self, other: Grid, *, tolerance_cells: float = 0.05) -> bool:
         """Return whether both grids have the same cells on the ground, to a fraction of a cell at corners.
@@ -225,7 +362,10 @@ class Grid:
         x, y = other.x[columns], other.y[rows]
         if self.crs_wkt != other.crs_wkt:
             x, y = _between(other.crs_wkt, self.crs_wkt).transform(x, y)
-        off_x, off_y = np.abs(x - self.x[columns]).max(), np.abs(y - self.y[rows]).max()
+        off_x, off_y = x - self.x[columns], np.abs(y - self.y[rows]).max()
+        if self.turn is not None:  # 262 and -98 are one longitude
+            off_x -= self.turn * np.round(off_x / self.turn)
+        off_x = np.abs(off_x).max()
         return bool(off_x <= tolerance_cells * self.dx and off_y <= tolerance_cells * self.dy)
 
     def __str__(self) -> str:

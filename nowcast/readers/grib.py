@@ -20,7 +20,7 @@ from PIL import Image
 
 from nowcast.errors import InputError, MissingExtra, RefusedProduct, UnreadableFile
 from nowcast.frame.frame import Quantity, RawFrame
-from nowcast.frame.grid import Grid
+from nowcast.frame.grid import FULL_TURN, Grid
 from nowcast.readers.bulletins import after_heading
 from nowcast.readers.eccodes_last import load_eccodes
 from nowcast.readers.source import Limits, Source
@@ -65,6 +65,8 @@ _POINT_TEMPLATES = range(16)
 
 #: Beginning and end of a message; the edition stands 7 bytes behind the beginning.
 _MAGIC, _END = b"GRIB", b"7777"
+#: Scanning modes (code table 3.4): columns stored from the east, rows from the south.
+_WESTWARD, _NORTHWARD = 0x80, 0x40
 
 #: An integer of 32 bits that is not given.
 _NOT_GIVEN = 0xFFFFFFFF
@@ -190,10 +192,10 @@ def _sections(message: memoryview, name: str) -> dict[int, memoryview]:
 def _frame(message: memoryview, name: str, limits: Limits) -> RawFrame:
     sections = _sections(message, name)
     product, quantity = _product(message, sections, name)
-    grid, south_first = _grid(bytes(sections[3]), name, limits)
+    grid, down, across = _grid(bytes(sections[3]), name, limits)
     values = _values(message, sections, grid, quantity, name)
     return RawFrame(
-        values=np.ascontiguousarray(values[::-1]) if south_first else values,
+        values=np.ascontiguousarray(values[::down, ::across]),
         quantity=quantity,
         time=_time(sections[1], name),
         grid=grid,
@@ -244,8 +246,11 @@ def _signed(number: int) -> int:
     return -(number & 0x7FFFFFFF) if number & 0x80000000 else number
 
 
-def _grid(section: bytes, name: str, limits: Limits) -> tuple[Grid, bool]:
-    """Return the grid, and whether its rows are stored from the south."""
+def _grid(section: bytes, name: str, limits: Limits) -> tuple[Grid, int, int]:
+    """Return the grid, and the steps that put its rows and columns in order; -1 from the south or the east.
+
+    Convention: degrees are taken as those of WGS 84, whichever sphere or ellipsoid the message names.
+    """
     (template,) = struct.unpack_from(">H", section, 12)
     if template != _LATLON_TEMPLATE:
         raise UnreadableFile(f"{name}: expected a latitude-longitude grid (template 3.0), got 3.{template}")
@@ -256,22 +261,26 @@ def _grid(section: bytes, name: str, limits: Limits) -> tuple[Grid, bool]:
     )
     if basic in (0, _NOT_GIVEN):
         basic, parts = 1, 1_000_000
-    if not 0 < basic <= parts or scanning not in (0x00, 0x40):
+    if not 0 < basic <= parts or scanning & ~(_WESTWARD | _NORTHWARD):
         raise UnreadableFile(
-            f"{name}: expected rows from west to east in fractions of a degree, got scanning mode {scanning} "
-            f"and units of {basic}/{parts} degrees"
+            f"{name}: expected row after row in fractions of a degree, got scanning mode {scanning} and"
+            f" units of {basic}/{parts} degrees"
         )
     unit = basic / parts
     lat_1, lon_1, lat_2, lon_2 = (_signed(angle) * unit for angle in (lat_1, lon_1, lat_2, lon_2))
     dx, dy = di * unit, dj * unit
-    if abs(lon_2 - lon_1 - (nx - 1) * dx) > dx / 2 or abs(abs(lat_2 - lat_1) - (ny - 1) * dy) > dy / 2:
+    across = -1 if scanning & _WESTWARD else 1
+    beyond = ((lon_2 - lon_1) * across - (nx - 1) * dx) % FULL_TURN  # 359.5 to 0.5 is one degree
+    if min(beyond, FULL_TURN - beyond) > dx / 2 or abs(abs(lat_2 - lat_1) - (ny - 1) * dy) > dy / 2:
         raise UnreadableFile(
             f"{name}: {ny} x {nx} cells of {dy:g} x {dx:g} degrees do not lie between "
             f"{lat_1:g} N {lon_1:g} E and {lat_2:g} N {lon_2:g} E"
         )
     if not (abs(lat_1) <= 90 and abs(lat_2) <= 90 and -180 <= lon_1 <= 360):
         raise UnreadableFile(f"{name}: {lat_1:g} to {lat_2:g} N, {lon_1:g} E is no place on earth")
-    return _latlon(nx, ny, round((lon_1 + 180) % 360 - 180, 6), max(lat_1, lat_2), dx, dy), lat_2 > lat_1
+    west = lon_1 if across == 1 else lon_1 - (nx - 1) * dx
+    grid = _latlon(nx, ny, round((west + 180) % FULL_TURN - 180, 6), max(lat_1, lat_2), dx, dy)
+    return grid, -1 if scanning & _NORTHWARD else 1, across
 
 
 @lru_cache(maxsize=8)

@@ -19,7 +19,7 @@ from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.frame.grid import Grid
 from nowcast.readers import hdf5
 from nowcast.readers.packing import unpack
-from nowcast.readers.projections import proj_parameters, proj_string, to_plane
+from nowcast.readers.projections import in_metres, proj_parameters, proj_string, to_plane
 from nowcast.readers.source import Limits, Source
 
 #: ``image_geo_parameter`` of the images that are precipitation.
@@ -199,11 +199,8 @@ def _grid(geographic: h5py.Group, shape: tuple[int, ...], limits: Limits) -> Gri
     parameters = proj_parameters(
         hdf5.text(_group(geographic, "map_projection"), "projection_proj4_params") or ""
     )
-    for axis in {"a", "b"} & parameters.keys():
-        # The axes of the Earth come in kilometres too, so that PROJ takes kilometres for metres.
-        length = float(parameters[axis])
-        parameters[axis] = repr(length * 1000.0 if length < 10_000 else length)
-    definition = proj_string(parameters)
+    # The axes of the Earth come in kilometres too, so that PROJ takes kilometres for metres.
+    definition = proj_string(in_metres(parameters)[0])
     grid = Grid.from_crs(
         definition, nx=int(columns), ny=int(rows), x0=x_edge + dx / 2, y0=y_edge + dy / 2, dx=dx, dy=-dy
     )

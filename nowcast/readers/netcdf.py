@@ -61,6 +61,11 @@ class Variable:
     describe: Callable[[], Mapping[str, Attribute]]
     fetch: Callable[[Index], NDArray[Any]]
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it holds numbers; text holds none."""
+        return self.dtype.kind in "iuf"
+
     @cached_property
     def attributes(self) -> Mapping[str, Attribute]:
         """Text and numbers; what is neither, or absurdly large, is left out."""
@@ -101,7 +106,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class NetCDF:
-    """An opened netCDF file: global attributes, and the numeric variables of its root group."""
+    """An opened netCDF file: global attributes, and the variables of its root group."""
 
     attributes: Mapping[str, Attribute]
     variables: Mapping[str, Variable]
@@ -147,7 +152,7 @@ def _from_hdf5(file: h5py.File, limits: Limits) -> NetCDF:
         # A link out of the file is not refused here, just not followed: it is no variable of this file.
         if file.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD:
             found = file[name]
-            if isinstance(found, h5py.Dataset) and found.shape is not None and found.dtype.kind in "iuf":
+            if isinstance(found, h5py.Dataset) and found.shape is not None and _is_plain(found.dtype):
                 datasets[name] = found
     scales = {
         h5py.h5o.get_info(dataset.id).addr: name
@@ -168,6 +173,10 @@ def _from_hdf5(file: h5py.File, limits: Limits) -> NetCDF:
             _bounded(name, dataset.shape, _fetch_of(dataset, limits), limits),
         )
     return NetCDF(hdf5.attributes(file), variables)
+
+
+def _is_plain(kind: np.dtype[Any]) -> bool:
+    return kind.kind in "iufS" or h5py.check_string_dtype(kind) is not None
 
 
 def _fetch_of(dataset: h5py.Dataset, limits: Limits) -> Callable[[Index], NDArray[Any]]:

@@ -25,7 +25,7 @@ _DIMENSIONS, _VARIABLES, _ATTRIBUTES = 0x0A, 0x0B, 0x0C
 
 @dataclass(frozen=True)
 class ClassicVariable:
-    """One numeric variable: names of its dimensions, attributes, and its numbers as a view into the file."""
+    """One variable: names of its dimensions, attributes, and what it holds as a view into the file."""
 
     dimensions: tuple[str, ...]
     attributes: dict[str, Attribute]
@@ -49,7 +49,7 @@ class _Declared:
 
 
 def parse(content: bytes) -> tuple[dict[str, Attribute], dict[str, ClassicVariable]]:
-    """Return the global attributes and the numeric variables of a classic file.
+    """Return the global attributes and the variables of a classic file.
 
     Raises:
         UnreadableFile: If the header is cut off or contradicts the file's size.
@@ -72,9 +72,8 @@ def parse(content: bytes) -> tuple[dict[str, Attribute], dict[str, ClassicVariab
     variables = {}
     for name, variable in declared.items():
         values = _values(content, variable, records, record_bytes)
-        if values.dtype.kind in "iuf":
-            names = tuple(axis for axis, _ in variable.axes)
-            variables[name] = ClassicVariable(names, variable.attributes, values)
+        names = tuple(axis for axis, _ in variable.axes)
+        variables[name] = ClassicVariable(names, variable.attributes, values)
     return attributes, variables
 
 

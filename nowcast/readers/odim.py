@@ -22,7 +22,15 @@ from nowcast.frame.grid import Grid
 from nowcast.readers import hdf5
 from nowcast.readers.forecasts import WORDS
 from nowcast.readers.packing import unpack
-from nowcast.readers.projections import proj_parameters, proj_string, to_plane
+from nowcast.readers.projections import (
+    EARTH_PARAMETERS,
+    in_metres,
+    proj_parameters,
+    proj_string,
+    to_plane,
+    turn_of,
+    without_files,
+)
 from nowcast.readers.source import Limits, Source, parse_time
 
 #: Objects with cartesian horizontal fields; all others are polar, vertical or no images.
@@ -46,6 +54,12 @@ LONGEST_DELAY_SECONDS = 60.0
 
 #: Which quantity is read where a file offers several: reflectivity needs no Z-R relation.
 PREFERENCE = (Quantity.DBZH, Quantity.RATE, Quantity.ACRR, Quantity.TH)
+
+#: By how many cells corners may lie too far apart: some are centres of cells, some a cell too far.
+CORNER_TOLERANCE = 1.1
+
+#: Earths maps are drawn on by software that writes another one.
+OTHER_EARTHS = ("+R=6371000", "+R=6370997", "+R=6378137", "+ellps=WGS84")
 
 #: Originating centres (WMO common code table C-11) by the ORG identifier of ``what/source``.
 CENTRES = {
@@ -281,14 +295,15 @@ def _grid(field: _Field, limits: Limits) -> tuple[Grid, dict[str, str | float | 
         np.array([field.required("where", f"{name}_{axis}") for name in names]) for axis in ("lon", "lat")
     )
     spans = []
-    for definition in _definitions(field.text("where", "projdef") or ""):
-        corners = _Corners.between(names, *to_plane(definition, lon, lat))
-        spans.append(f"{corners.width / dx:.2f} x {corners.height / dy:.2f}")
-        for unit in (1.0, 1000.0):  # MeteoSwiss gives kilometres in a plane of metres
+    for plane in _planes(field.text("where", "projdef") or ""):
+        for unit in plane.units:
+            x, y = to_plane(plane.definition, lon, lat)
+            corners = _Corners.between(names, x, y, turn_of(plane.definition), columns * dx * unit)
+            spans.append(f"{corners.width / dx / unit:.2f} x {corners.height / dy / unit:.2f}")
             surplus = corners.surplus(columns * dx * unit, rows * dy * unit, dx * unit, dy * unit)
-            if surplus is not None:
+            if surplus is not None and abs(surplus) <= plane.tolerance:
                 grid = Grid.from_crs(
-                    definition,
+                    plane.definition,
                     nx=int(columns),
                     ny=int(rows),
                     x0=corners.x - (columns - 1) / 2 * dx * unit,
@@ -296,7 +311,8 @@ def _grid(field: _Field, limits: Limits) -> tuple[Grid, dict[str, str | float | 
                     dx=dx * unit,
                     dy=dy * unit,
                 )
-                return grid, {"corner_surplus_cells": round(surplus, 3)}
+                notes: dict[str, str | float | int] = {"corner_surplus_cells": round(surplus, 3)}
+                return grid, notes | ({"plane": plane.note} if plane.note else {})
     raise UnreadableFile(
         f"where says {columns:g} x {rows:g} cells of {dx:g} x {dy:g}, but its corners lie {spans[0]} cells "
         "apart"
@@ -315,9 +331,20 @@ class _Corners:
     crooked_y: float
 
     @classmethod
-    def between(cls, names: list[str], x: NDArray[np.float64], y: NDArray[np.float64]) -> _Corners:
+    def between(
+        cls,
+        names: list[str],
+        x: NDArray[np.float64],
+        y: NDArray[np.float64],
+        turn: float | None,
+        width: float,
+    ) -> _Corners:
+        """Return the rectangle; planes that repeat have corners about ``width`` apart."""
         is_left = np.array([name[1] == "L" for name in names])
         is_lower = np.array([name[0] == "L" for name in names])
+        if turn is not None:
+            expected = x[is_left][0] + np.where(is_left, 0.0, width)
+            x = x - turn * np.round((x - expected) / turn)
         (west, east), (south, north) = (x[is_left], x[~is_left]), (y[is_lower], y[~is_lower])
         return cls(
             x=float(west.mean() + east.mean()) / 2,
@@ -336,17 +363,47 @@ class _Corners:
         """
         surplus = max((self.width - width) / dx, (self.height - height) / dy, key=abs)
         is_straight = self.crooked_x <= 0.6 * dx and self.crooked_y <= 0.6 * dy
-        return surplus if is_straight and abs(surplus) <= 1.1 else None
+        return surplus if is_straight and abs(surplus) <= CORNER_TOLERANCE else None
 
 
-def _definitions(projdef: str) -> list[str]:
+@dataclass(frozen=True)
+class _Plane:
+    """One reading of a projection definition.
+
+    Attributes:
+        definition: The plane, as PROJ is given it.
+        units: Metres that a unit of ``xscale`` may be, the likeliest first; 1 for degrees.
+        tolerance: By how many cells its corners may lie too far apart.
+        note: What was changed of the definition, empty if nothing.
+    """
+
+    definition: str
+    units: tuple[float, ...]
+    tolerance: float = CORNER_TOLERANCE
+    note: str = ""
+
+
+def _planes(projdef: str) -> list[_Plane]:
     """Return the readings of a projection definition, the one PROJ gives it first.
 
     A definition with both axes and a datum contradicts itself: PROJ 4 took the flattening of the datum, later
-    versions take the axes. The corners tell which was meant.
+    versions take the axes. And some software draws its maps on a sphere while it writes an ellipsoid, or the
+    other way around (KNMI's composites of Curacao are on 6371 km). The corners tell which was meant: another
+    Earth than the one stated is believed only if it puts all of them within half a cell.
     """
-    parameters = proj_parameters(projdef)
-    readings = [parameters]
+    without_files(projdef)  # refuses what is no definition
+    if "proj=" not in projdef.replace(" ", ""):
+        definition = without_files(projdef)
+        return [_Plane(definition, (1.0, 1000.0))]
+    parameters, own_unit = in_metres(proj_parameters(projdef))
+    units = tuple(dict.fromkeys((1.0, 1000.0, own_unit)))  # MeteoSwiss: kilometres in a plane of metres
+    planes = [_Plane(proj_string(parameters), units)]
+    earthless = {name: value for name, value in parameters.items() if name not in EARTH_PARAMETERS}
     if "datum" in parameters and {"a", "b", "R"} & parameters.keys():
-        readings.append({name: value for name, value in parameters.items() if name not in ("a", "b", "R")})
-    return [proj_string(reading) for reading in readings]
+        axes = ("a", "b", "R")
+        kept = {name: value for name, value in parameters.items() if name not in axes}
+        planes.append(_Plane(proj_string(kept), units))
+    for earth in OTHER_EARTHS:
+        note = f"drawn on {earth}, by its corners, not as defined"
+        planes.append(_Plane(f"{proj_string(earthless)} {earth}", units, 0.5, note))
+    return planes

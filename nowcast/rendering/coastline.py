@@ -75,9 +75,8 @@ def outlines(grid: Grid) -> Outlines:
     """Return land, coasts and borders around a grid, anywhere on Earth, poles and date line included.
 
     The atlas is clipped in a stereographic plane about the grid's centre, where no meridian is special, and
-    only what lies near the grid goes through the grid's own projection.
-
-    Convention: a latitude-longitude grid is taken to end before it has gone around the globe.
+    only what lies near the grid goes through the grid's own projection. Where that repeats itself to the
+    east, as degrees do, lines are followed over its seam and drawn in each turn that the grid shows.
     """
     atlas = _atlas()
     view = _View.of(grid)
@@ -92,7 +91,7 @@ def outlines(grid: Grid) -> Outlines:
         for arc in np.flatnonzero(near & wanted):
             vertices = slice(first[arc], last[arc])
             pieces += _pieces_inside(plane[vertices], atlas.on_date_line[vertices], view.half_width)
-        lines.append(view.to_cells(pieces, grid))
+        lines.append(_in_each_turn(view.to_cells(pieces, grid), grid))
 
     rings: list[tuple[float, Points]] = []
     for ring in atlas.rings:
@@ -105,9 +104,15 @@ def outlines(grid: Grid) -> Outlines:
             for arc, backwards in zip(arcs, ring < 0, strict=True)
         ]
         whole = np.concatenate(parts)
+        if grid.turn is not None:
+            rings.append((0.0, whole))
+            continue
         clipped = _clipped(whole, view.half_width)
         if len(clipped) >= 3:
             rings.append((_signed_area(whole), _densified(clipped, view.half_width)))
+    if grid.turn is not None:
+        unrolled = view.to_cells([points for _, points in rings], grid)
+        return Outlines(_unrolled_areas(unrolled, grid), tuple(lines[0]), tuple(lines[1]))
     rings.sort(key=lambda item: -abs(item[0]))
     # Land lies to the right of its ring, also on the sphere. A ring around the antipode runs the other way in
     # the plane, as a lake's does; inside both is water.
@@ -158,12 +163,51 @@ class _View:
         grid_x, grid_y = grid.lonlat_to_xy(
             np.degrees(np.arctan2(y, x)), np.degrees(np.arcsin(np.clip(z, -1, 1)))
         )
-        if grid.crs.is_geographic:  # the turn of longitude that the grid counts in
-            middle = grid.x0 + grid.dx * (grid.nx - 1) / 2
-            grid_x = middle + (grid_x - middle + 180.0) % 360.0 - 180.0
         cells: Points = np.stack([(grid_x - grid.x0) / grid.dx, (grid.y0 - grid_y) / grid.dy], axis=1)
         ends = np.cumsum([len(line) for line in lines])[:-1]
         return [line[np.isfinite(line).all(axis=1)] for line in np.split(cells, ends)]
+
+
+def _unrolled_areas(rings: list[Points], grid: Grid) -> tuple[tuple[Points, bool], ...]:
+    """Return closed rings of a plane that repeats, in each turn, the largest first, and whether it is land.
+
+    A ring around a pole, Antarctica's, is open there and closed beyond the map: land lies to its right.
+    """
+    period = (grid.turn or 0.0) / grid.dx
+    areas = []
+    for ring in rings:
+        if len(ring) < 3:
+            continue
+        columns = np.unwrap(np.append(ring[:, 0], ring[0, 0]), period=period)
+        rows, around = np.append(ring[:, 1], ring[0, 1]), columns[-1] - columns[0]
+        if abs(around) > period / 2:
+            beyond = max(rows.max(), grid.ny) + 1.0 if around > 0 else min(rows.min(), 0.0) - 1.0
+            columns = np.concatenate([columns, columns[[-1, 0]]])
+            rows = np.concatenate([rows, [beyond, beyond]])
+        closed = np.stack([columns, rows], axis=1)
+        area = _signed_area(closed)
+        areas += [(abs(area), shown, area > 0) for shown in _copies(closed, grid)]
+    return tuple((shown, is_land) for _, shown, is_land in sorted(areas, key=lambda item: -item[0]))
+
+
+def _in_each_turn(lines: list[Points], grid: Grid) -> list[Points]:
+    """Return lines as they are, or followed over the seam and once for each turn the grid shows."""
+    if grid.turn is None:
+        return lines
+    shown = []
+    for line in lines:
+        if len(line):
+            columns = np.unwrap(line[:, 0], period=grid.turn / grid.dx)
+            shown += _copies(np.stack([columns, line[:, 1]], axis=1), grid)
+    return shown
+
+
+def _copies(line: Points, grid: Grid) -> list[Points]:
+    """Return a line moved by whole turns to wherever the grid shows a part of it."""
+    period = (grid.turn or np.inf) / grid.dx
+    first = int(np.ceil((-0.5 - line[:, 0].max()) / period))
+    last = int(np.floor((grid.nx - 0.5 - line[:, 0].min()) / period))
+    return [line + np.array([turns * period, 0.0]) for turns in range(first, last + 1)]
 
 
 def _pieces_inside(line: Points, on_date_line: NDArray[np.bool_], half_width: float) -> list[Points]:

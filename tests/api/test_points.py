@@ -89,7 +89,7 @@ async def test_a_point_outside_the_grid_is_told_where_the_grid_is(client: httpx.
 
 
 @pytest.mark.parametrize(
-    "wrong", ["lat=91&lon=25", "lat=60&lon=181", "lat=nan&lon=25", "lat=60", "lat=north&lon=25"]
+    "wrong", ["lat=91&lon=25", "lat=60&lon=361", "lat=nan&lon=25", "lat=60", "lat=north&lon=25"]
 )
 async def test_impossible_coordinates_are_refused(client: httpx.AsyncClient, wrong: str) -> None:
     answer = await client.get(f"{POINT}?{wrong}")

@@ -224,3 +224,96 @@ def test_longitudes_may_count_from_0_to_360_or_from_minus_180() -> None:
     assert mrms.cell_of(38.503, -97.997) == same.cell_of(38.503, -97.997) == (1649, 3200)
     with pytest.raises(OutsideDomain):
         mrms.cell_of(38.5, 10.0)
+
+
+# Around the globe -------------------------------------------------------------------------------------------
+
+#: A grid in degrees, 0.5 or 1 wide, from any longitude in any turn, up to once around.
+SPANS = st.tuples(
+    st.floats(-540, 540), st.sampled_from([0.25, 0.5, 1.0]), st.integers(2, 1440), st.floats(-60, 60)
+)
+
+
+@given(
+    SPANS, st.floats(-0.45, 0.45), st.floats(-0.45, 0.45), st.sampled_from([-360, 0, 360]), st.floats(0, 1)
+)
+def test_a_place_in_a_cell_of_degrees_finds_it_in_any_turn(
+    span: tuple[float, float, int, float], down: float, across: float, turn: int, share: float
+) -> None:
+    x0, step, nx, y0 = span
+    nx = min(nx, int(360 / step))
+    grid = Grid.from_crs("EPSG:4326", nx=nx, ny=20, x0=x0, y0=y0, dx=step, dy=step)
+    column = min(int(share * nx), nx - 1)
+    lon, lat = grid.xy_to_lonlat(grid.x[column] + across * step, grid.y[7] - down * step)
+    assert -180 <= lon <= 180
+    assert grid.cell_of(lat, lon + turn) == (7, column)
+    west, south, east, north = grid.lonlat_bounds
+    assert -180 <= west <= 180 and west < east <= west + 360
+    assert any(west <= lon + k <= east + 1e-9 for k in (0, 360)) and south <= lat <= north
+
+
+#: Planes about the 180th meridian and the poles.
+FAR_PLANES = [
+    "EPSG:2193",  # New Zealand
+    "EPSG:3832",  # Mercator about 150 E
+    "EPSG:3857",  # Mercator whose edge is 180 E
+    "+proj=eqc +R=6371000",
+    "+proj=cea +lat_ts=30 +datum=WGS84",
+    "+proj=laea +lat_0=-41 +lon_0=179 +datum=WGS84",
+    "+proj=stere +lat_0=90 +lon_0=180 +lat_ts=60 +R=6371000",
+    "+proj=stere +lat_0=-90 +lon_0=0 +lat_ts=-71 +datum=WGS84",
+    "+proj=lcc +lat_1=60 +lat_2=70 +lat_0=65 +lon_0=-175 +datum=WGS84",
+]
+
+
+@pytest.mark.parametrize("plane", FAR_PLANES)
+def test_planes_across_180_find_their_cells(plane: str) -> None:
+    somewhere = Grid.from_crs(plane, nx=1, ny=1, x0=0, y0=0, dx=1, dy=1)
+    x, y = somewhere._to_plane.transform(
+        179.7, -75.0 if "lat_0=-90" in plane else 62.0 if "65" in plane else -40.0
+    )
+    grid = Grid.from_crs(plane, nx=60, ny=40, x0=x - 10_000, y0=y + 20_000, dx=2000, dy=2000)
+    lon, lat = grid.xy_to_lonlat(*np.meshgrid(grid.x, grid.y))
+    assert (np.abs(lon) <= 180).all()
+    if "stere" not in plane:
+        assert lon.min() < -179 and lon.max() > 179  # it does cross
+    for row, column in [(0, 0), (0, 59), (39, 0), (39, 59), (20, 30)]:
+        for turn in (-360, 0, 360):
+            assert grid.cell_of(float(lat[row, column]), float(lon[row, column]) + turn) == (row, column)
+
+
+def test_bounds_across_180_go_on_and_around_a_pole_are_the_whole_turn() -> None:
+    fiji = Grid.from_crs("EPSG:4326", nx=20, ny=10, x0=175.5, y0=-14.5, dx=1, dy=1)
+    assert fiji.lonlat_bounds == (175, -24, 195, -14)
+    same = Grid.from_crs("EPSG:4326", nx=20, ny=10, x0=-184.5, y0=-14.5, dx=1, dy=1)
+    assert same.lonlat_bounds == (175, -24, 195, -14) and same.matches(fiji) and fiji.matches(same)
+    pole = Grid.from_crs(
+        "+proj=stere +lat_0=90 +lon_0=0 +R=6371000", nx=9, ny=9, x0=-4e5, y0=4e5, dx=1e5, dy=1e5
+    )
+    west, south, east, north = pole.lonlat_bounds
+    assert (west, east, north) == (-180, 180, 90) and 80 < south < 86
+    globe = Grid.from_crs("EPSG:4326", nx=360, ny=180, x0=0.5, y0=89.5, dx=1, dy=1)
+    assert globe.lonlat_bounds == (0, -90, 360, 90) and globe.goes_around
+    assert globe.cell_of(90, 12.3) == (0, 12) and globe.cell_of(-90, 12.3) == (179, 12)
+
+
+@pytest.mark.parametrize(
+    ("crs", "because"),
+    [
+        ("EPSG:2053", "count to the west and south"),
+        ("+proj=merc +axis=wsu", "count to the west and south"),
+        ("EPSG:4978", "no map of the Earth: Geocentric CRS"),
+        ("EPSG:5773", "no map of the Earth: Vertical CRS"),
+        ('LOCAL_CS["x",UNIT["metre",1]]', "no map of the Earth: Engineering CRS"),
+        ("+proj=laea +R=1737400", "no map of the Earth: an axis of its body is 1737400 m"),
+    ],
+)
+def test_what_is_no_map_of_the_earth_is_refused(crs: str, because: str) -> None:
+    with pytest.raises(UnreadableFile, match=because):
+        Grid.from_crs(crs, nx=1, ny=1, x0=0, y0=0, dx=1, dy=1)
+
+
+@pytest.mark.parametrize(("crs", "flat"), [("EPSG:7405", "EPSG:27700"), ("EPSG:4979", "EPSG:4326")])
+def test_heights_are_left_out_of_a_reference_system(crs: str, flat: str) -> None:
+    grid = Grid.from_crs(crs, nx=2, ny=2, x0=0, y0=0, dx=1, dy=1)
+    assert grid.matches(Grid.from_crs(flat, nx=2, ny=2, x0=0, y0=0, dx=1, dy=1))

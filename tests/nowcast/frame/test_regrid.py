@@ -106,3 +106,48 @@ def test_rain_keeps_its_place_on_the_earth() -> None:
     moved = take_cells(values, nearest_cells(DWD, OPERA))
     assert moved[OPERA.cell_of(50.0, 8.6)] == 40.0
     assert 1 <= np.count_nonzero(moved == 40.0) <= 4  # 9 km2 in cells of 4 km2
+
+
+#: Grids around the globe and across its seams, and what is cut out of them: every cell as PROJ finds it.
+GLOBE = Grid.from_crs("EPSG:4326", nx=720, ny=360, x0=0.25, y0=89.75, dx=0.5, dy=0.5)
+GLOBE_180 = Grid.from_crs("EPSG:4326", nx=720, ny=360, x0=-179.75, y0=89.75, dx=0.5, dy=0.5)
+MRMS_360 = Grid.from_crs("EPSG:4326", nx=700, ny=350, x0=230.05, y0=54.95, dx=0.1, dy=0.1)
+ARCTIC = Grid.from_crs(
+    "+proj=stere +lat_0=90 +lat_ts=60 +R=6371229", nx=150, ny=140, x0=-3e6, y0=2.8e6, dx=4e4, dy=4e4
+)
+FIJI = Grid.from_crs("EPSG:3832", nx=90, ny=80, x0=2.8e6, y0=-1.4e6, dx=1e4, dy=1e4)
+WEB = Grid.from_crs("EPSG:3857", nx=200, ny=150, x0=19e6, y0=2e6, dx=2e4, dy=2e4)  # beyond its own edge
+SEAMS = {
+    "globe to globe": (GLOBE, GLOBE_180),
+    "globe to Arctic": (GLOBE, ARCTIC),
+    "globe from -180 to Arctic": (GLOBE_180, ARCTIC),
+    "Arctic to globe": (ARCTIC, GLOBE),
+    "America to globe": (MRMS_360, GLOBE_180),
+    "America to Arctic": (MRMS_360, ARCTIC),
+    "globe to America": (GLOBE_180, MRMS_360),
+    "globe to Fiji": (GLOBE_180, FIJI),
+    "Fiji to globe": (FIJI, GLOBE),
+    "globe to Mercator over its edge": (GLOBE, WEB),
+    "Mercator over its edge to globe": (WEB, GLOBE_180),
+}
+
+
+@pytest.mark.parametrize("pair", SEAMS)
+def test_no_cell_is_taken_from_elsewhere_across_a_seam_or_a_pole(pair: str) -> None:
+    source, target = SEAMS[pair]
+    lon, lat = target.xy_to_lonlat(*np.meshgrid(target.x, target.y))
+    index = nearest_cells(source, target)
+    found = index >= 0
+    assert found.mean() > 0.0005
+    # Every cell found lies around the point, within its own size; every point of the source is found.
+    row, column = np.divmod(index[found], source.nx)
+    at_row, at_column = source.position(lon[found], lat[found])
+    off = np.abs(at_column - column)
+    off = np.minimum(off, source.nx - off) if source.goes_around else off
+    assert max(np.abs(at_row - row).max(), off.max()) < 0.55
+    row, column = source.position(lon, lat)
+    with np.errstate(invalid="ignore"):
+        well_inside = (
+            (row > -0.45) & (row < source.ny - 0.55) & (column > -0.45) & (column < source.nx - 0.55)
+        )
+    assert found[well_inside].all()

@@ -44,6 +44,7 @@ def message(
     bits=16,
     bitmap=b"\xff",
     keep=None,
+    earth=2,
 ):
     """Return a GRIB2 message as MRMS writes it; a code stands for (reference + code) / 10."""
     codes = np.asarray(codes, np.uint8 if bits == 8 else np.uint16)
@@ -52,15 +53,17 @@ def message(
     png = io.BytesIO()
     Image.fromarray(codes).save(png, "PNG")
     last_lat, first_lat = 55_000_000 - (ny - 1) * 10_000, 55_000_000
-    if scanning == 0x40:
+    if scanning & 0x40:
         first_lat, last_lat = last_lat, first_lat
-    last_lon = first_lon + (nx - 1) * 10_000
+    last_lon = (first_lon + (nx - 1) * 10_000) % 360_000_000
+    if scanning & 0x80:
+        first_lon, last_lon = last_lon, first_lon
     bodies = {
         1: struct.pack(
             ">HHBBBH5BBB", centre, 0, 255, 1, reference_time, 2025, month, 1, 0, minute, 7, 2, data
         ),
         3: struct.pack(">BIBBH", 0, nx * ny, 0, 0, 0)
-        + struct.pack(">BBIBIBIIIII", 2, 1, 6367470, 1, 6378160, 1, 6356775, nx, ny, 1, 1_000_000)
+        + struct.pack(">BBIBIBIIIII", earth, 1, 6367470, 1, 6378160, 1, 6356775, nx, ny, 1, 1_000_000)
         + struct.pack(">IIBIIIIB", first_lat, first_lon, 48, last_lat, last_lon, 10_000, 10_000, scanning),
         4: struct.pack(
             ">HHBBBBBHBBIBBIBBI", 0, 0, *product, process, 0, 97, 0, 0, 0, ahead, 102, 0, 0, 255, 1, 0
@@ -126,6 +129,26 @@ def test_rows_from_the_south_are_turned_over(tmp_path):
     assert north.grid == south.grid
 
 
+@pytest.mark.parametrize("scanning", [0x00, 0x40, 0x80, 0xC0])
+@pytest.mark.parametrize("first", [0, 100_000_000, 179_990_000, 230_005_000, 359_980_000])
+def test_cells_keep_their_places_across_every_meridian_and_in_every_direction(tmp_path, first, scanning):
+    codes = np.arange(30, 50).reshape(4, 5)
+    stored = codes[:: -1 if scanning & 0x40 else 1, :: -1 if scanning & 0x80 else 1]
+    (frame,) = frames(tmp_path, message(stored, scanning=scanning, first_lon=first))
+    np.testing.assert_allclose(frame.values, (codes - 30) / 10, atol=1e-6)
+    for row, column in ((0, 0), (3, 4), (1, 2)):
+        for turn in (-360, 0):
+            lon = first / 1e6 + column * 0.01 + turn
+            assert frame.grid.cell_of(55 - row * 0.01, lon) == (row, column)
+
+
+@pytest.mark.parametrize("earth", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_degrees_are_degrees_on_any_earth(tmp_path, earth):
+    (frame,) = frames(tmp_path, message([[30, 31], [32, 33]], earth=earth))
+    assert frame.grid.crs.to_epsg() == 4326
+    np.testing.assert_allclose(frame.grid.outer_bounds, (-130, 54.985, -129.98, 55.005))
+
+
 def test_every_message_of_a_file_is_a_frame_and_gzip_changes_nothing(tmp_path):
     one = message([[30, 31], [32, 33]])
     assert len(frames(tmp_path, one + one)) == 2
@@ -145,7 +168,8 @@ def test_every_message_of_a_file_is_a_frame_and_gzip_changes_nothing(tmp_path):
         ({"month": 13}, UnreadableFile, "no time"),
         ({"decimal": 300}, UnreadableFile, "cannot be right"),
         ({"reference": float("nan")}, UnreadableFile, "cannot be right"),
-        ({"scanning": 0x80}, UnreadableFile, "scanning mode 128"),
+        ({"scanning": 0x20}, UnreadableFile, "scanning mode 32"),
+        ({"scanning": 0x10}, UnreadableFile, "scanning mode 16"),
         ({"nx": 3, "ny": 2}, UnreadableFile, "grey PNG of 2 x 3"),
         ({"template": 3}, UnreadableFile, "got 5.3"),
         ({"bits": 24}, UnreadableFile, "of 24 bits"),

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from hostile import damaged, outcomes
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 
 from nowcast.errors import InputError, RefusedProduct, TooLarge, UnreadableFile
 from nowcast.frame.frame import Quantity
@@ -201,6 +201,105 @@ def test_two_corners_are_enough(composite):
     assert frame(composite(place=place)).grid.outer_bounds[0] == pytest.approx(1_000_000, abs=0.01)
 
 
+#: Ways to write a plane, each with the same plane as PROJ takes it, and a place in it.
+PLANES = [
+    ("+proj=laea +lat_0=55 +lon_0=10 +R=6371000", None),
+    ("+proj=laea +lat_0=55 +lon_0=10 +a=6371000 +b=6371000", None),
+    ("+proj=laea +lat_0=55 +lon_0=10 +a=6370040", None),
+    ("+proj=laea +lat_0=55 +lon_0=10 +ellps=sphere", None),
+    ("+proj=laea +lat_0=55 +lon_0=10", None),  # PROJ's own Earth
+    ("+proj=laea +lat_0=55 +lon_0=10 +no_defs", "+proj=laea +lat_0=55 +lon_0=10"),
+    ("+proj=laea +lat_0=55 +lon_0=10 +ellps=bessel", None),
+    ("+proj=stere +lat_0=90 +lat_ts=60 +lon_0=10 +R=6370040", None),
+    ("+proj=stere +lat_0=90 +lat_ts=60 +lon_0=10 +a=6378.137 +b=6356.752 +x_0=0 +y_0=0", "km"),
+    ("+proj=stere +lat_0=90 +lat_ts=60 +lon_0=10 +R=6371.0", "km"),
+    ("+proj=aeqd +lat_0=55 +lon_0=10 +R=6371229", None),
+    ("+proj=lcc +lat_1=50 +lat_2=60 +lat_0=55 +lon_0=10 +ellps=sphere +units=km", "km"),
+    ("+proj=merc +lat_ts=50 +lon_0=0 +R=6371000 +units=m", None),
+    ("+proj=tmerc +lat_0=0 +lon_0=9 +k=0.9996 +x_0=500000 +ellps=GRS80 +to_meter=1000", "km"),
+    ("EPSG:3035", "+proj=laea +lat_0=52 +lon_0=10 +x_0=4321000 +y_0=3210000 +ellps=GRS80"),
+    ("+init=epsg:3035", "EPSG:3035"),
+    ("+init=EPSG:3035 +no_defs", "EPSG:3035"),
+    ("urn:ogc:def:crs:EPSG::3035", "EPSG:3035"),
+    ("http://www.opengis.net/def/crs/EPSG/0/3035", "EPSG:3035"),
+    ("epsg:31467", "EPSG:31467"),  # whose own first axis is north
+    ("+init=epsg:3857", "EPSG:3857"),
+    ("WKT1_GDAL", "EPSG:3035"),
+    ("WKT1_ESRI", "EPSG:3035"),
+    ("WKT2_2019", "EPSG:25832"),
+]
+
+
+@pytest.mark.parametrize(("projdef", "same"), PLANES)
+@pytest.mark.parametrize("written", ["m", "km"])
+def test_a_plane_in_any_words_puts_the_cells_where_proj_does(composite, projdef, same, written):
+    definition = projdef if same in (None, "km") else same
+    for kilometres in ("6378.137", "6356.752", "6371.0"):  # which is another body to PROJ
+        definition = definition.replace(kilometres, f"{float(kilometres) * 1000}")
+    if projdef.startswith("WKT"):
+        projdef = CRS(same).to_wkt(projdef).encode("ascii", "replace").decode()
+    unit = 1000.0 if "+units=km" in definition or "+to_meter" in definition else 1.0
+    plane = Transformer.from_crs("EPSG:4326", definition, always_xy=True)
+    x, y = plane.transform(10.0, 55.0)
+    rows, columns, cell = 40, 50, 2000.0 / unit
+    place = where(rows, columns, cell, west=x - 25 * cell, north=y + 20 * cell, projdef=definition)
+    place |= {"projdef": projdef, "xscale": 2000.0, "yscale": 2000.0}
+    if written == "km":
+        place |= {"xscale": 2.0, "yscale": 2.0}
+    grid = frame(composite(np.ones((rows, columns), np.uint8), place=place)).grid
+    lon, lat = grid.xy_to_lonlat(*np.meshgrid(grid.x, grid.y))
+    at_x, at_y = plane.transform(lon, lat)
+    np.testing.assert_allclose(at_x, np.tile(x + (np.arange(50) - 24.5) * cell, (40, 1)), atol=0.01 * cell)
+    np.testing.assert_allclose(at_y.T, np.tile(y - (np.arange(40) - 19.5) * cell, (50, 1)), atol=0.01 * cell)
+    assert grid.cell_km == pytest.approx((2.0, 2.0))
+
+
+@pytest.mark.parametrize("drawn", ["+R=6371000", "+R=6370997", "+R=6378137", "+ellps=WGS84"])
+@pytest.mark.parametrize(
+    "stated", ["+a=6378137.00 +b=6356752.00", "+datum=WGS84", "+R=6370040", "+ellps=airy"]
+)
+@pytest.mark.parametrize("plane", ["+proj=laea +lat_0=12.18 +lon_0=-68.95", "+proj=aeqd +lat_0=50 +lon_0=5"])
+def test_a_map_drawn_on_another_earth_than_stated_lies_where_its_corners_say(composite, plane, stated, drawn):
+    place = where(720, 720, 1250.0, -450_000.0, 450_000.0, f"{plane} {drawn}") | {
+        "projdef": f"{plane} {stated}"
+    }
+    grid = frame(composite(np.ones((720, 720), np.uint8), place=place)).grid
+    truth = Transformer.from_crs("EPSG:4326", f"{plane} {drawn}", always_xy=True)
+    lon, lat = grid.xy_to_lonlat(*np.meshgrid(grid.x[::60], grid.y[::60]))
+    x, y = truth.transform(lon, lat)
+    # A surplus of up to a cell is what corners may have for other reasons too (see corner_surplus_cells).
+    np.testing.assert_allclose(x, np.tile(-449_375 + 75_000.0 * np.arange(12), (12, 1)), atol=0.75 * 1250)
+    np.testing.assert_allclose(y.T, np.tile(449_375 - 75_000.0 * np.arange(12), (12, 1)), atol=0.75 * 1250)
+
+
+def test_a_map_on_no_earth_there_is_stays_unreadable(composite):
+    plane = "+proj=laea +lat_0=12.18 +lon_0=-68.95"
+    place = where(720, 720, 1250.0, -450_000.0, 450_000.0, f"{plane} +R=6345000")
+    with pytest.raises(UnreadableFile, match=r"its corners lie .* cells apart"):
+        frame(composite(np.ones((720, 720), np.uint8), place=place | {"projdef": f"{plane} +R=6371000"}))
+
+
+@pytest.mark.parametrize(
+    "projdef", ["+proj=longlat +datum=WGS84", "EPSG:4326", "+init=epsg:4326", "+proj=latlong +R=6371000"]
+)
+@pytest.mark.parametrize("west", [-180.0, -90.25, 0.0, 170.0, 179.75, 260.0])
+@pytest.mark.parametrize("columns", [40, 719, 720])
+def test_degrees_may_cross_180_or_go_around_the_globe(composite, projdef, west, columns):
+    corners = {
+        "LL": (west, -20.0),
+        "UL": (west, -10.0),
+        "UR": (west + columns / 2, -10.0),
+        "LR": (west + columns / 2, -20.0),
+    }
+    place = {"projdef": projdef, "xsize": columns, "ysize": 20, "xscale": 0.5, "yscale": 0.5}
+    for name, (lon, lat) in corners.items():
+        place |= {f"{name}_lon": (lon + 180) % 360 - 180, f"{name}_lat": lat}
+    grid = frame(composite(np.ones((20, columns), np.uint8), place=place)).grid
+    for column in (0, 1, columns // 2, columns - 1):
+        for lon in (west + (column + 0.4) / 2, west + (column + 0.4) / 2 - 360):
+            assert grid.cell_of(-10.3, lon) == (0, column)
+
+
 @pytest.mark.parametrize(
     ("change", "because"),
     [
@@ -214,7 +313,16 @@ def test_two_corners_are_enough(composite):
         ({"projdef": "+proj=nonsense"}, "cannot be understood"),
         ({"projdef": "+proj=laea +nadgrids=grid.tif"}, "without references to files"),
         ({"projdef": "+proj=laea +nadgrids=/etc/passwd"}, "is no parameter of a PROJ string"),
-        ({"projdef": "+init=epsg:4326"}, "is no parameter of a PROJ string"),
+        ({"projdef": "+init=/etc/passwd:1"}, "is no parameter of a PROJ string"),
+        ({"projdef": "+init=epsg:4326"}, "its corners lie"),
+        ({"projdef": "EPSG:999999"}, "cannot be understood"),
+        ({"projdef": "EPSG:2053"}, "count to the west and south; expected east and north"),
+        ({"projdef": "EPSG:5773"}, "is no map of the Earth: Vertical CRS"),
+        ({"projdef": "+proj=laea +units=parsec"}, "'parsec' is no known unit of a projection"),
+        (
+            {"projdef": 'PROJCS["x",EXTENSION["PROJ4","+proj=laea +nadgrids=a.gsb"]]'},
+            "WKT without references",
+        ),
         ({"projdef": ""}, "expected a PROJ string"),
         ({"projdef": 7}, "must be text"),
         ({"xscale": "wide"}, "must be a number"),
@@ -541,3 +649,20 @@ def test_dwd_composites_keep_their_states_and_place(shared_data):
         ours = raw.grid.xy_to_lonlat(raw.grid.x[x], raw.grid.y[y])
         theirs = national.xy_to_lonlat(national.x[x], national.y[y])
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_curacao_lies_on_its_sphere_within_half_a_cell_of_its_corners(shared_data):
+    path = shared_data / "faults/RAD_CU21_PPZ_E05_202208302235.h5"
+    raw = frame(path)
+    with h5py.File(path) as file:
+        place = dict(file["where"].attrs)
+    west, south, east, north = raw.grid.outer_bounds
+    for name, (x, y) in {
+        "LL": (west, south),
+        "UL": (west, north),
+        "UR": (east, north),
+        "LR": (east, south),
+    }.items():
+        at = raw.grid.lonlat_to_xy(place[f"{name}_lon"], place[f"{name}_lat"])
+        assert abs(at[0] - x) < raw.grid.dx / 2 and abs(at[1] - y) < raw.grid.dy / 2
+    assert raw.attributes["plane"].startswith("drawn on +R=6371000")

@@ -131,6 +131,14 @@ TABLE: list[Reads | Refused] = [
     Refused("formats/iris/*.TOP*.gz", 1, "the product TOPS"),
     Reads("faults/geotiff_dbz_undeclared*.tif", 3, "DBZH", None, (64, 64), "GeoTIFF"),
     Reads("faults/201609281445_FINUTM.tif", 1, "DBZH", None, (7316, 4963), "GeoTIFF"),
+    # Places written in ways that were taken wrong before
+    Reads("faults/*_grid_mapping*.nc", 4, "RATE", None, (40, 50), "netCDF rain_rate"),
+    Reads("faults/us_lon_0_360*.nc", 1, "RATE", None, (40, 50), "netCDF rain_rate"),
+    Reads("faults/openMRG_example*.nc", 1, "RATE", 5, (48, 37), "OpenMRG-Radar", 19, 5),
+    Reads(
+        "faults/RAD_CU21*.h5", 1, "DBZH", None, (720, 720),
+        "WMO:0,PLC:Composite DBZH composite (CAPPI)",
+    ),
     # Rain in units nobody states
     Refused("formats/openmrg*/openMRG_Radar_180minutes.nc", 1, "'rainfall_amount' states no unit"),
     Refused("formats/openmrg*/openmrg_rad.nc", 1, "'rainfall_amount' states the unit 'sum 5min'"),

@@ -229,6 +229,45 @@ def test_a_latitude_longitude_grid_may_count_either_way(first_longitude):
     assert ground.getpixel((210, 375)) == THEMES["light"].water  # the Gulf of Mexico
 
 
+#: Degrees around the globe and most of it, and cylinders across their own edge: first centre, step and size.
+AROUND = {
+    "from 0": ("EPSG:4326", 0.25, 89.75, 0.5, 720, 360),
+    "from -180": ("EPSG:4326", -179.75, 89.75, 0.5, 720, 360),
+    "from 100": ("EPSG:4326", 100.25, 89.75, 0.5, 720, 360),
+    "three hundred degrees": ("EPSG:4326", 20.25, 79.75, 0.5, 600, 320),
+    "a column twice": ("EPSG:4326", 0.0, 90.0, 0.5, 721, 361),
+    "Mercator over its edge": ("EPSG:3857", 1.0e6, 12e6, 5e4, 800, 480),
+    "Pacific cylinder": ("+proj=eqc +lon_0=180 +R=6371000", -19.9e6, 9.9e6, 5e4, 797, 397),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_around_the_globe_land_is_land_and_no_line_runs_across(name):
+    crs, x0, y0, step, nx, ny = AROUND[name]
+    grid = Grid.from_crs(crs, nx=nx, ny=ny, x0=x0, y0=y0, dx=step, dy=step)
+    shapes = outlines(grid)
+    longest = max(
+        np.abs(np.diff(line[:, 0])).max() for line in shapes.coasts + shapes.borders if len(line) > 1
+    )
+    assert longest < 0.1 * nx  # streaks over the seam would be as long as the map is wide
+    ground = basemap(grid, nx, ny, "light").ground
+    places = {
+        "land": [(60, 90), (20, 20), (-25, 135), (45, -100), (-10, -55), (67, 179), (67, -179),
+                 (-80, 60), (-86.5, 60), (-86.5, -100)],
+        "water": [(-30, 80), (0, -140), (-40, 178.0), (0, -25), (40, 170), (42, 51), (-60, 10), (0, 0.0)],
+    }  # fmt: skip
+    for kind, colour in (("land", THEMES["light"].land), ("water", THEMES["light"].water)):
+        for lat, lon in places[kind]:
+            row, column = grid.position(lon, lat)
+            if not (5 < row < ny - 5 and 5 < column < nx - 5):
+                continue
+            around = range(-3, 4)
+            nearby = [
+                ground.getpixel((int(column + 0.5) + i, int(row + 0.5) + j)) for i in around for j in around
+            ]
+            assert max(set(nearby), key=nearby.count) == colour, (kind, lat, lon)
+
+
 def test_borders_are_lines_between_countries_and_coasts_are_not():
     assert len(outlines(azimuthal(47, 8)).borders) > 5  # Switzerland and its neighbours
     assert outlines(azimuthal(-42, 172)).borders == ()  # New Zealand has none
