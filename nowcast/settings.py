@@ -240,6 +240,10 @@ def load_domains(path: Path) -> dict[str, Domain]:
         file = DomainsFile.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as error:
         raise SettingsError(f"{path}: {_explain(error)}") from error
+    for name, keys in table["domains"].items():
+        if len(given := keys.get("zr", "ab")) == 1:
+            (missing,) = {"a", "b"} - set(given)
+            raise SettingsError(f"{path}: domains.{name}.zr.{missing}: field required beside the other")
     return {name: domain.build() for name, domain in file.domains.items()}
 
 
@@ -249,10 +253,6 @@ def _named(name: str, keys: Any) -> Any:
         raise ValueError(f"{name}: expected a name of lower-case letters, digits, - and _, at most 48")
     if not isinstance(keys, dict):
         return keys
-    zr = keys.get("zr")
-    if isinstance(zr, dict) and zr and zr.keys() < {"a", "b"}:
-        (missing,) = {"a", "b"} - zr.keys()
-        raise ValueError(f"{name}.zr.{missing}: field required beside the other")
     if "name" in keys:
         raise ValueError(f"{name}.name: expected the name in [domains.NAME] only, got {keys['name']!r}")
     return {**keys, "name": name}

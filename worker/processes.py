@@ -72,7 +72,7 @@ class Child:
         Raises:
             ServiceFailed: If it refuses its settings, or keeps dying before it is healthy.
         """
-        now = time.monotonic()
+        now = self.clock()
         if self.process is not None and self.process.poll() is None:
             return
         if self.process is not None:
