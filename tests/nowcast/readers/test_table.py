@@ -58,7 +58,10 @@ TABLE: list[Reads | Refused] = [
         "OpenRainER-RP: radar 15-min accumulated precipitation", 11, 15,
     ),
     *(
-        Reads(f"*/dpc_vmi_2025/{region}_*/*.nc", days, "DBZH", 10, shape, f"VMI reflectivity composite, {region}", 0)
+        Reads(
+            f"*/dpc_vmi_2025/{region}_*/*.nc", days, "DBZH", 10, shape,
+            f"VMI reflectivity composite, {region}", 0,
+        )
         for region, days, shape in (
             ("north", 23, (479, 617)), ("centre_south", 10, (591, 930)), ("campania", 10, (428, 353)),
         )
