@@ -17,6 +17,7 @@ from nowcast.errors import SettingsError, UnknownDomain, UnreadableFile
 from nowcast.frame.domain import Domain
 from nowcast.frame.grid import Grid
 from nowcast.frame.units import MAX_DBZ, NO_ECHO_DBZ, ZR
+from nowcast.readers.declared import Declared
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,10 @@ class DomainTable(_Table):
     model: str = "auto"
     future_minutes: Annotated[int, Field(ge=0, le=1440)] = 10
     backfill_minutes: Annotated[int, Field(ge=1, le=10_080)] = 180
+    quantity: Literal["", "DBZH", "TH", "RATE", "ACRR"] = ""
+    unit: str = ""
+    variable: str = ""
+    time_format: str = ""
 
     @field_validator("thresholds_dbz")
     @classmethod
@@ -93,6 +98,10 @@ class DomainTable(_Table):
         """Return the domain called ``name``."""
         if self.reproject and self.grid is None:
             raise SettingsError(f"domains.{name}.reproject: expected a [domains.{name}.grid] to reproject to")
+        try:
+            Declared(self.quantity, self.unit, self.variable, None, self.time_format)
+        except SettingsError as error:
+            raise SettingsError(f"domains.{name}: {error}") from error
         plain = self.model_dump(exclude={"zr", "grid"})
         return Domain(
             name=name, zr=ZR(self.zr.a, self.zr.b), grid=self.grid.build() if self.grid else None, **plain

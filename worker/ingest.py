@@ -17,6 +17,7 @@ from nowcast.archive.archive import Archive
 from nowcast.disk import files
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import RawFrame, normalise, time_of
+from nowcast.readers.declared import declared_in
 from nowcast.readers.sandbox import SandboxedReader
 from nowcast.settings import Settings
 from nowcast.telemetry import Telemetry
@@ -152,7 +153,8 @@ class Ingest:
         return outcomes
 
     def _frames(self, name: str, path: Path) -> Generator[RawFrame]:
-        with closing(self._reader.read(path)) as frames:
+        declared = declared_in(self._domains[name])
+        with closing(self._reader.read(path, declared)) as frames:
             while True:
                 with self._telemetry.timed("read", name):
                     raw = next(frames, None)

@@ -14,6 +14,7 @@ from nowcast.forecast.file import Method
 from nowcast.frame.domain import Domain
 from nowcast.hindcast.cases import Cases, judge
 from nowcast.methods.fallback import METHODS
+from nowcast.readers import Declared
 from nowcast.readers.listing import FrameList, Progress
 from nowcast.scores.tally import WINDOWS_KM, Tally
 
@@ -30,6 +31,7 @@ def hindcast(
     domain: Domain | None = None,
     methods: Mapping[str, Callable[[Compute], Method]] = METHODS,
     compute: Compute | None = None,
+    declared: Declared | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the scores of models over the frames of files, ready to be written as ``scores.json``.
@@ -72,7 +74,7 @@ def hindcast(
             f"got {steps} steps, history {history}, every {every}"
         )
     paths = list(paths)
-    frames = FrameList(paths, domain=domain, progress=progress)
+    frames = FrameList(paths, domain=domain, declared=declared, progress=progress)
     issues = range(history - 1, len(frames) - steps, every)
     if not issues:
         raise NotEnoughFrames(

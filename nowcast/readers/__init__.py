@@ -9,9 +9,11 @@ from typing import Protocol, cast
 
 from nowcast.errors import TooLarge, UnknownFormat, UnreadableFile
 from nowcast.frame.frame import RawFrame
+from nowcast.readers.declared import Declared, obeyed
+from nowcast.readers.plausible import without_impossible
 from nowcast.readers.source import Limits, Source
 
-__all__ = ["READERS", "Limits", "Source", "read"]
+__all__ = ["READERS", "Declared", "Limits", "Source", "read"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NETCDF_CLASSIC = b"CDF"
@@ -44,10 +46,16 @@ class Reader(Protocol):
         ...
 
 
-def read(path: Path, limits: Limits | None = None) -> Iterator[RawFrame]:
+def read(path: Path, limits: Limits | None = None, declared: Declared | None = None) -> Iterator[RawFrame]:
     """Yield the frames of a radar file, oldest first and one at a time.
 
-    Nothing is opened before the first frame is asked for.
+    Nothing is opened before the first frame is asked for. What can be no precipitation is not observed, see
+    :func:`nowcast.readers.plausible.without_impossible`.
+
+    Args:
+        path: The file.
+        limits: What it may cost.
+        declared: What a person says of it where it is silent itself.
 
     Raises:
         UnknownFormat: If no reader recognises the content.
@@ -56,14 +64,14 @@ def read(path: Path, limits: Limits | None = None) -> Iterator[RawFrame]:
         RefusedProduct: If it holds no precipitation frame.
         MissingExtra: If its format needs a dependency that is not installed.
     """
-    limits = limits or Limits()
+    limits, declared = limits or Limits(), declared or Declared()
     try:
         if not path.is_file():  # a pipe or device would never end
             raise UnreadableFile(
                 f"{path.name}: expected a file, found {'a folder' if path.is_dir() else 'none'}"
             )
         size = path.stat().st_size
-        source = Source(path, limits)
+        source = Source(path, limits, declared)
         head = source.head
     except OSError as error:
         raise UnreadableFile(f"{path.name}: cannot be opened: {error.strerror}") from error
@@ -71,7 +79,9 @@ def read(path: Path, limits: Limits | None = None) -> Iterator[RawFrame]:
         raise TooLarge(f"{path.name}: {size} bytes; at most {limits.max_file_bytes} are read")
     if not head:
         raise UnreadableFile(f"{path.name}: is empty, or its compression is damaged")
-    yield from _reader(source).read(source, limits)
+    frames = _reader(source).read(source, limits)
+    for raw in obeyed(frames, declared, path.name) if declared else frames:
+        yield without_impossible(raw)
 
 
 def _reader(source: Source) -> Reader:

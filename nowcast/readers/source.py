@@ -5,13 +5,14 @@ from __future__ import annotations
 import bz2
 import gzip
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, cast
 
 from nowcast.errors import TooLarge, UnreadableFile
+from nowcast.readers.declared import Declared
 
 #: First bytes of the two compressions agencies use (RFC 1952, section 2.3.1; bzip2 format).
 GZIP, BZIP2 = b"\x1f\x8b", b"BZh"
@@ -58,10 +59,12 @@ class Source:
     Attributes:
         path: Where it lies; formats whose library wants a path (HDF5) use it.
         limits: Bounds on what :meth:`content` may take.
+        declared: What a person says of the file where it is silent itself.
     """
 
     path: Path
     limits: Limits
+    declared: Declared = field(default_factory=Declared)
 
     @property
     def name(self) -> str:
