@@ -26,6 +26,7 @@ from nowcast.compute import MEMORY_MB, Compute
 from nowcast.disk import durable
 from nowcast.disk.data_folder import DataFolder
 from nowcast.errors import SettingsError, UnknownDomain, UnreadableFile
+from nowcast.frame.declared import Declared
 from nowcast.frame.domain import Domain
 from nowcast.frame.grid import Grid
 
@@ -94,6 +95,10 @@ class DomainTable(Domain):
         if self.reproject and self.grid is None:
             key = f"domains.{self.name}"
             raise SettingsError(f"{key}.reproject: expected a [{key}.grid] to reproject to")
+        try:
+            Declared(self.quantity, self.unit, self.variable, None, self.time_format)
+        except SettingsError as error:
+            raise SettingsError(f"domains.{self.name}: {error}") from error
         return Domain(**{field.name: getattr(self, field.name) for field in fields(Domain)})
 
 

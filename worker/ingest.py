@@ -16,6 +16,7 @@ from pathlib import Path
 from nowcast import errors
 from nowcast.archive.archive import Archive
 from nowcast.disk import dates, durable
+from nowcast.frame.declared import declared_in
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import RawFrame, normalise, time_of
 from nowcast.readers.sandbox import SandboxedReader
@@ -200,7 +201,8 @@ class Ingest:
         return outcomes
 
     def _frames(self, name: str, path: Path) -> Generator[RawFrame]:
-        with closing(self._reader.read(path)) as frames:
+        declared = declared_in(self._domains[name])
+        with closing(self._reader.read(path, declared)) as frames:
             while True:
                 with self._telemetry.timed("read", name):
                     raw = next(frames, None)

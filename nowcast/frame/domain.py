@@ -35,6 +35,10 @@ class Domain:
             forecast from any more.
         title: Name for people.
         credit: Agency whose data this is, shown with every product.
+        quantity: What the numbers in files are that do not say it, by the names of ODIM_H5.
+        unit: Their unit, likewise.
+        variable: Name of the field in files that hold several.
+        time_format: How the time is written in the name of files that do not hold it.
     """
 
     name: str
@@ -53,6 +57,10 @@ class Domain:
     backfill_minutes: Annotated[int, Interval(ge=1, le=10_080)] = 180
     title: str = ""
     credit: str = ""
+    quantity: str = ""
+    unit: str = ""
+    variable: str = ""
+    time_format: str = ""
 
     def nominal_time(self, time: datetime) -> datetime:
         """Return the full step a frame's time stands for, or ``time`` itself if none is near.

@@ -14,6 +14,7 @@ from nowcast.frame.domain import Domain
 from nowcast.hindcast.cases import Cases, judge
 from nowcast.methods.method import Method, Methods
 from nowcast.methods.registry import METHODS
+from nowcast.readers import Declared
 from nowcast.readers.listing import FrameList, Progress
 from nowcast.scores.tally import WINDOWS_KM, Tally
 
@@ -30,6 +31,7 @@ def hindcast(
     domain: Domain | None = None,
     methods: Methods = METHODS,
     compute: Compute | None = None,
+    declared: Declared | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the scores of models over the frames of files, ready to be written as ``scores.json``.
@@ -58,6 +60,7 @@ def hindcast(
         domain: Found from the frames if left out.
         methods: What the names mean.
         compute: What networks may use; by default, no weights but those of the package.
+        declared: What files do not say of themselves.
         progress: Called with ``"reading"`` or ``"forecasting"``, the number done and the number there is.
 
     Raises:
@@ -72,7 +75,7 @@ def hindcast(
             f"got {steps} steps, history {history}, every {every}"
         )
     paths = list(paths)
-    frames = FrameList(paths, domain=domain, progress=progress)
+    frames = FrameList(paths, domain=domain, declared=declared, progress=progress)
     issues = range(history - 1, len(frames) - steps, every)
     if not issues:
         raise NotEnoughFrames(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from nowcast.errors import TooLarge, UnknownFormat, UnreadableFile
+from nowcast.frame.declared import Declared, obeyed
 from nowcast.frame.frame import RawFrame
 from nowcast.readers import archives
+from nowcast.readers.plausible import without_impossible
 from nowcast.readers.source import Limits, Source
 
-__all__ = ["READERS", "Limits", "Source", "read"]
+__all__ = ["READERS", "Declared", "Limits", "Source", "read"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NETCDF_CLASSIC = b"CDF"
@@ -52,16 +54,22 @@ def _nobody() -> None:
 
 
 def read(
-    path: Path, limits: Limits | None = None, *, told: Callable[[], None] = _nobody
+    path: Path,
+    limits: Limits | None = None,
+    declared: Declared | None = None,
+    *,
+    told: Callable[[], None] = _nobody,
 ) -> Iterator[RawFrame]:
     """Yield the frames of a radar file or archive, oldest first and one at a time.
 
-    Nothing is opened before the first frame is asked for. An archive's frames come first; what could not be
+    Nothing is opened before the first frame is asked for. What can be no precipitation is not observed, see
+    :func:`nowcast.readers.plausible.without_impossible`. An archive's frames come first; what could not be
     read of it is raised after the last of them.
 
     Args:
         path: The file.
         limits: What it may cost.
+        declared: What a person says of it where it is silent itself.
         told: Called before each member of an archive, for whoever waits for the first frame.
 
     Raises:
@@ -78,7 +86,7 @@ def read(
                 f"{path.name}: expected a file, found {'a folder' if path.is_dir() else 'none'}"
             )
         size = path.stat().st_size
-        source = Source(path, limits)
+        source = Source(path, limits, declared=declared or Declared())
         is_archive = archives.is_archive(source)
     except OSError as error:
         raise UnreadableFile(f"{path.name}: cannot be opened: {error.strerror}") from error
@@ -93,7 +101,10 @@ def read(
 def _read(source: Source) -> Iterator[RawFrame]:
     if not source.head:
         raise UnreadableFile(f"{source.label}: is empty, or its compression is damaged")
-    yield from _reader(source).read(source, source.limits)
+    frames = _reader(source).read(source, source.limits)
+    declared = source.declared
+    for raw in obeyed(frames, declared, source.label) if declared.said() else frames:
+        yield without_impossible(raw)
 
 
 def _reader(source: Source) -> Reader:

@@ -109,7 +109,7 @@ def _members(archive: Source, way: str = "", level: int = 1) -> Iterator[_Member
                 yield _Member(here, packed)
                 continue
             file_name = here.replace("\\", "/").rsplit("/", 1)[-1].strip() or here
-            member = Source(archive.path, archive.limits, file_name, packed, archive.budget)
+            member = Source(archive.path, archive.limits, file_name, packed, archive.budget, archive.declared)
             if not is_archive(member):
                 yield _Member(here, member)
             elif level == MOST_LEVELS:
@@ -143,7 +143,9 @@ def _read_again(
     for _, run in groupby(zip(descents, missing, strict=False), key=lambda frame: frame[0]):
         wanted = {frame.place: frame.time for _, frame in run}
         found = 0
-        for number, member in enumerate(_members(Source(archive.path, archive.limits)), start=1):
+        for number, member in enumerate(
+            _members(Source(archive.path, archive.limits, declared=archive.declared)), start=1
+        ):
             told()
             if all(place[0] != number for place in wanted):
                 continue

@@ -118,6 +118,8 @@ def attribute(item: Any, name: str) -> Attribute | None:
     if name not in item.attrs:
         return None
     handle = item.attrs.get_id(name)
+    if handle.shape is None:  # an attribute without a value, as netCDF writes an empty text
+        return None
     size = handle.get_storage_size()
     if size > MAX_ATTRIBUTE_BYTES or int(np.prod(handle.shape, dtype=np.float64)) > MAX_ATTRIBUTE_BYTES:
         raise TooLarge(

@@ -14,10 +14,11 @@ from typing import Protocol
 import xarray as xr
 
 from nowcast.errors import DuplicateFrame, InputError, NotEnoughFrames, WrongGrid, WrongInterval
+from nowcast.frame.declared import declared_in
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import Quantity, RawFrame, check_is_frame, normalise
 from nowcast.frame.grid import Grid
-from nowcast.readers import Limits, read
+from nowcast.readers import Declared, Limits, read
 
 #: Told what is done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -163,10 +164,11 @@ class FrameList:
         *,
         domain: Domain | None = None,
         limits: Limits | None = None,
+        declared: Declared | None = None,
         kept_bytes: int = KEPT_BYTES,
         progress: Progress | None = None,
     ) -> None:
-        """Read all files once.
+        """Read all files once, with what is ``declared`` of them, else what the domain declares.
 
         Raises:
             NotEnoughFrames: If there is no frame, or a single one that does not tell its step.
@@ -174,6 +176,7 @@ class FrameList:
         """
         self.skipped: list[Skipped] = []
         self._limits = limits
+        self._declared = declared or declared_in(domain)
         self._reading: tuple[Path, int, Iterator[RawFrame]] | None = None
         entries = list(self._index(list(paths), kept_bytes, progress))
         if not entries and self.skipped:
@@ -218,7 +221,7 @@ class FrameList:
             if progress:
                 progress("reading", done, len(paths))
             try:
-                for position, raw in enumerate(read(path, self._limits)):
+                for position, raw in enumerate(read(path, self._limits, self._declared)):
                     check_is_frame(raw)
                     room -= raw.values.nbytes
                     grid = next((known for known in grids if known == raw.grid), raw.grid)
@@ -242,7 +245,7 @@ class FrameList:
     def _read_again(self, entry: _Entry) -> RawFrame:
         """Return a frame's raw values; the times of one file, asked for in order, are read in one pass."""
         if self._reading is None or self._reading[0] != entry.path or self._reading[1] > entry.position:
-            self._reading = entry.path, 0, read(entry.path, self._limits)
+            self._reading = entry.path, 0, read(entry.path, self._limits, self._declared)
         path, position, frames = self._reading
         self._reading = None  # whatever happens below, this pass is over or renewed
         raw = next(islice(frames, entry.position - position, None), None)

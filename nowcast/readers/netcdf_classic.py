@@ -25,10 +25,11 @@ _DIMENSIONS, _VARIABLES, _ATTRIBUTES = 0x0A, 0x0B, 0x0C
 
 @dataclass(frozen=True)
 class ClassicVariable:
-    """One variable: names of its dimensions, attributes, and what it holds as a view into the file."""
+    """One variable: its dimensions, attributes and their types, and what it holds as a view into the file."""
 
     dimensions: tuple[str, ...]
     attributes: dict[str, Attribute]
+    types: dict[str, np.dtype[Any]]
     values: NDArray[Any]
 
 
@@ -36,6 +37,7 @@ class ClassicVariable:
 class _Declared:
     axes: list[tuple[str, int]]
     attributes: dict[str, Attribute]
+    types: dict[str, np.dtype[Any]]
     kind: np.dtype[Any]
     begin: int
 
@@ -58,12 +60,12 @@ def parse(content: bytes) -> tuple[dict[str, Attribute], dict[str, ClassicVariab
     header = _Header(content)
     records = header.count()
     dimensions = [(header.name(), header.length()) for _ in header.entries(_DIMENSIONS)]
-    attributes = header.attributes()
+    attributes, _ = header.attributes()
     declared = {}
     for _ in header.entries(_VARIABLES):
         name = header.name()
         axes = [dimensions[header.count()] for _ in range(header.length())]
-        declared[name] = _Declared(axes, header.attributes(), *header.kind_and_begin())
+        declared[name] = _Declared(axes, *header.attributes(), *header.kind_and_begin())
 
     # A dimension of length 0 is the record dimension: its variables take turns, record after record, each
     # padded to four bytes unless it is alone.
@@ -73,7 +75,7 @@ def parse(content: bytes) -> tuple[dict[str, Attribute], dict[str, ClassicVariab
     for name, variable in declared.items():
         values = _values(content, variable, records, record_bytes)
         names = tuple(axis for axis, _ in variable.axes)
-        variables[name] = ClassicVariable(names, variable.attributes, values)
+        variables[name] = ClassicVariable(names, variable.attributes, variable.types, values)
     return attributes, variables
 
 
@@ -142,13 +144,14 @@ class _Header:
         self.count()  # the variable's size: redundant, and too small a number for large ones
         return kind, self.integer("I" if self.is_version_1 else "Q")
 
-    def attributes(self) -> dict[str, Attribute]:
-        found = {}
+    def attributes(self) -> tuple[dict[str, Attribute], dict[str, np.dtype[Any]]]:
+        """Return the attributes of the next list, and the type each is stored in."""
+        found, types = {}, {}
         for _ in self.entries(_ATTRIBUTES):
             name, kind, count = self.name(), self.kind(), self.length()
             raw = self.raw(count * kind.itemsize)
             if len(raw) <= MAX_ATTRIBUTE_BYTES:
                 value = plain(raw if kind.kind == "S" else np.frombuffer(raw, dtype=kind))
                 if value is not None:
-                    found[name] = value
-        return found
+                    found[name], types[name] = value, kind
+        return found, types

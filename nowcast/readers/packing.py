@@ -15,9 +15,6 @@ from nowcast.frame.frame import Quantity
 #: Cells scaled at once: what is made on the way then fits into a processor's cache.
 BAND_CELLS = 2**18
 
-#: Reflectivity [dBZ] that no radar can see: its noise stands well above, even close by.
-LEAST_DBZ = -100.0
-
 
 def no_echo_value(quantity: Quantity) -> float:
     """Return what "no echo" is in a raw frame: -inf dBZ, or 0 mm/h or mm."""
@@ -36,8 +33,7 @@ def unpack(
     """Return ``gain * stored + offset`` as float32, NaN where missing, :func:`no_echo_value` where no echo.
 
     A number that is both missing and no echo is missing: a gap shown as dry would be a false all-clear. What
-    can be no measurement becomes NaN too: infinity, negative rates and amounts, reflectivity below
-    :data:`LEAST_DBZ` (a mark like -999 that nobody declared).
+    can be no measurement is left to :mod:`nowcast.readers.plausible`, but for infinity, which is no number.
 
     Args:
         stored: The file's numbers, any integer or float type. A float32 array may be changed in place.
@@ -84,10 +80,6 @@ def _scaled(
             values = (exact * gain + offset).astype(np.float32, copy=False)
     nothing = np.float32(no_echo_value(quantity))
     values[values == np.inf] = np.nan
-    impossible = values < (LEAST_DBZ if quantity.is_reflectivity else 0.0)
-    if quantity.is_reflectivity:
-        impossible &= values != -np.inf
-    values[impossible] = np.nan
     for mask in empty:
         values[mask] = nothing
     for mask in gaps:

@@ -25,7 +25,7 @@ import numpy as np
 from nowcast import errors
 from nowcast.frame.frame import Quantity, RawFrame
 from nowcast.frame.grid import Grid
-from nowcast.readers import Limits, read
+from nowcast.readers import Declared, Limits, read
 
 #: Longest header line [bytes] the child may send; a grid's WKT takes a few thousand.
 LONGEST_HEADER = 1 << 20
@@ -84,8 +84,12 @@ class SandboxedReader:
         """Start the child now, so that the first file does not wait for its imports."""
         self._running_child()
 
-    def read(self, path: Path) -> Generator[RawFrame]:
+    def read(self, path: Path, declared: Declared | None = None) -> Generator[RawFrame]:
         """Yield the raw frames of a file; abandon the iterator and the child is replaced.
+
+        Args:
+            path: The file.
+            declared: What a person says of it where it is silent itself.
 
         Raises:
             InputError: As the readers do; also when the child ran out of time or memory, or died.
@@ -98,7 +102,9 @@ class SandboxedReader:
         finished = False
         self._answering = True
         try:
-            child.stdin.write(json.dumps({"path": str(path.absolute())}).encode() + b"\n")
+            said = declared.said() if declared else {}
+            request = {"path": str(path.absolute()), "declared": said}
+            child.stdin.write(json.dumps(request).encode() + b"\n")
             child.stdin.flush()
             while True:
                 header = self._header(child.stdout, deadline)
@@ -203,13 +209,13 @@ def _send(pipe: BinaryIO, header: dict[str, Any]) -> None:
     pipe.write(len(line).to_bytes(4, "big") + line)
 
 
-def _answer(path: Path, limits: Limits, pipe: BinaryIO) -> None:
+def _answer(path: Path, limits: Limits, declared: Declared, pipe: BinaryIO) -> None:
     def working() -> None:
         _send(pipe, {"kind": "working"})
         pipe.flush()
 
     try:
-        for raw in read(path, limits, told=working):
+        for raw in read(path, limits, declared, told=working):
             grid = raw.grid
             _send(
                 pipe,
@@ -249,7 +255,8 @@ def main() -> None:
     _send(pipe, {"kind": "ready"})
     pipe.flush()
     for line in sys.stdin.buffer:
-        _answer(Path(json.loads(line)["path"]), Limits(*sizes), pipe)
+        request = json.loads(line)
+        _answer(Path(request["path"]), Limits(*sizes), Declared(**request["declared"]), pipe)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import IO, cast
 import zstandard
 
 from nowcast.errors import TooLarge, UnreadableFile
+from nowcast.frame.declared import Declared
 
 #: First bytes of what compresses files: RFC 1952, section 2.3.1; bzip2; .xz file format 1.1, section 2.1.1.1;
 #: RFC 8878, section 3.1.1.
@@ -113,6 +114,7 @@ class Source:
         member: Name of a member of an archive, which never is a place on this machine's disk.
         packed: Bytes of that member, as they lie in the archive.
         shared: Budget of the file the member lies in.
+        declared: What a person says of the file where it is silent itself.
     """
 
     path: Path
@@ -120,6 +122,7 @@ class Source:
     member: str | None = None
     packed: bytes | None = None
     shared: Budget | None = None
+    declared: Declared = field(default_factory=Declared)
 
     @cached_property
     def budget(self) -> Budget:

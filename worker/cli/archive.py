@@ -14,11 +14,25 @@ from rich.console import Console
 
 from nowcast.disk.data_folder import DataFolder
 from nowcast.errors import BadRequest, DuplicateFrame, NowcastError, WrongGrid
-from worker.cli.options import DataDir, DomainName, DomainsFile, Files, configured, data_dir_of
+from worker.cli.options import (
+    DataDir,
+    DomainName,
+    DomainsFile,
+    Files,
+    QuantityOption,
+    StepOption,
+    TimeFormatOption,
+    UnitOption,
+    VariableOption,
+    configured,
+    data_dir_of,
+    declared_of,
+)
 from worker.cli.tables import table
 from worker.cli.terminal import print_skipped, reporting
 
 if TYPE_CHECKING:
+    from nowcast.frame.declared import Declared
     from nowcast.frame.domain import Domain
 
 app = typer.Typer(help="The radar archive.", no_args_is_help=True)
@@ -30,11 +44,16 @@ def add(
     data: DataDir = None,
     domain: Annotated[str | None, typer.Option("--domain", help="Domain to file the frames under.")] = None,
     domains: DomainsFile = None,
+    quantity: QuantityOption = "",
+    unit: UnitOption = "",
+    variable: VariableOption = "",
+    step: StepOption = None,
+    time_format: TimeFormatOption = "",
 ) -> None:
     """Archive the frames of radar files."""
-    add_to_archive(
-        paths, data_dir_of(data), domain or "default", configured(domain, domains) if domains else None
-    )
+    known = configured(domain, domains) if domains else None
+    declared = declared_of(known, quantity, unit, variable, step, time_format)
+    add_to_archive(paths, data_dir_of(data), domain or "default", known, declared)
 
 
 @app.command("gather")
@@ -83,7 +102,13 @@ def export(
     typer.echo(str(target))
 
 
-def add_to_archive(paths: Sequence[Path], data_dir: Path, name: str, domain: Domain | None) -> None:
+def add_to_archive(
+    paths: Sequence[Path],
+    data_dir: Path,
+    name: str,
+    domain: Domain | None,
+    declared: Declared | None = None,
+) -> None:
     """Archive the frames of files and print how many were new, known or skipped."""
     from nowcast.archive.archive import Archive
     from nowcast.frame.frame import time_of
@@ -91,7 +116,7 @@ def add_to_archive(paths: Sequence[Path], data_dir: Path, name: str, domain: Dom
 
     console = Console()
     with reporting(console) as report:
-        frames = FrameList(paths, domain=domain, progress=report)
+        frames = FrameList(paths, domain=domain, declared=declared, progress=report)
     archive = Archive(DataFolder(data_dir).archive)
     outcomes: Counter[str] = Counter()
     skipped = []

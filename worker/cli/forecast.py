@@ -17,9 +17,15 @@ from worker.cli.options import (
     DomainsFile,
     Files,
     Memory,
+    QuantityOption,
+    StepOption,
+    TimeFormatOption,
+    UnitOption,
+    VariableOption,
     check_output,
     compute_of,
     configured,
+    declared_of,
 )
 from worker.cli.terminal import print_skipped, reporting
 
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 
     from nowcast.compute import Compute
     from nowcast.forecast.record import ForecastRecord
+    from nowcast.frame.declared import Declared
     from nowcast.frame.domain import Domain
 
 #: Lead times shown beside the newest frame in the overview picture.
@@ -54,12 +61,17 @@ def forecast(
         ),
     ] = None,
     memory_mb: Memory = None,
+    quantity: QuantityOption = "",
+    unit: UnitOption = "",
+    variable: VariableOption = "",
+    step: StepOption = None,
+    time_format: TimeFormatOption = "",
 ) -> None:
     """Forecast from radar files, the newest of which is the issue time."""
     check_output(output, paths)
-    forecast_files(
-        paths, output, model, steps, png, theme, configured(domain, domains), compute_of(weights, memory_mb)
-    )
+    known, compute = configured(domain, domains), compute_of(weights, memory_mb)
+    declared = declared_of(known, quantity, unit, variable, step, time_format)
+    forecast_files(paths, output, model, steps, png, theme, known, compute, declared)
 
 
 def forecast_files(
@@ -71,6 +83,7 @@ def forecast_files(
     theme: str,
     domain: Domain | None,
     compute: Compute,
+    declared: Declared | None = None,
 ) -> None:
     """Write the forecast that follows the newest of the files' frames, and maps of it.
 
@@ -91,7 +104,7 @@ def forecast_files(
         made(model, compute)
     console = Console()
     with reporting(console) as report:
-        frames = FrameList(paths, domain=domain, progress=report)
+        frames = FrameList(paths, domain=domain, declared=declared, progress=report)
     domain = looking_back(replace(frames.domain, leads=steps, model=model), compute)
     since = frames.times[-1] - timedelta(minutes=domain.step_minutes * domain.history)
     wanted = [index for index, time in enumerate(frames.times) if time >= since]

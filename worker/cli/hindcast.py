@@ -17,15 +17,22 @@ from worker.cli.options import (
     DomainsFile,
     Files,
     Memory,
+    QuantityOption,
+    StepOption,
+    TimeFormatOption,
+    UnitOption,
+    VariableOption,
     check_output,
     compute_of,
     configured,
+    declared_of,
 )
 from worker.cli.tables import score_named, score_table
 from worker.cli.terminal import print_skipped, reporting
 
 if TYPE_CHECKING:
     from nowcast.compute import Compute
+    from nowcast.frame.declared import Declared
     from nowcast.frame.domain import Domain
 
 
@@ -52,9 +59,15 @@ def hindcast(
         ),
     ] = None,
     memory_mb: Memory = None,
+    quantity: QuantityOption = "",
+    unit: UnitOption = "",
+    variable: VariableOption = "",
+    step: StepOption = None,
+    time_format: TimeFormatOption = "",
 ) -> None:
     """Forecast from past issue times and score against what followed."""
     check_output(output, paths)
+    known = configured(domain, domains)
     hindcast_files(
         paths,
         output,
@@ -63,9 +76,10 @@ def hindcast(
         every,
         history,
         _numbers(thresholds),
-        configured(domain, domains),
+        known,
         compute_of(weights, memory_mb),
         _words(score),
+        declared_of(known, quantity, unit, variable, step, time_format),
     )
 
 
@@ -80,6 +94,7 @@ def hindcast_files(
     domain: Domain | None,
     compute: Compute,
     names: Sequence[str] = ("csi",),
+    declared: Declared | None = None,
 ) -> None:
     """Write the scores of forecasts from past issue times, and print those named."""
     from nowcast.disk import durable
@@ -99,6 +114,7 @@ def hindcast_files(
             thresholds_dbz=thresholds_dbz,
             domain=domain,
             compute=compute,
+            declared=declared,
             progress=report,
         )
     durable.write_json(output, scores)

@@ -15,6 +15,7 @@ from nowcast.scores.table import event_scores
 
 if TYPE_CHECKING:
     from nowcast.compute import Compute
+    from nowcast.frame.declared import Declared
     from nowcast.frame.domain import Domain
 
 Files = Annotated[list[Path], typer.Argument(help="Radar files in any known format.", show_default=False)]
@@ -42,6 +43,18 @@ Memory = Annotated[
         show_default="NOWCAST_NETWORK_MEMORY_MB",
     ),
 ]
+# What files do not say of themselves.
+QuantityOption = Annotated[
+    str, typer.Option("--quantity", help="DBZH, TH, RATE or ACRR, where files do not say.")
+]
+UnitOption = Annotated[str, typer.Option("--unit", help="Unit of the numbers, where files do not say.")]
+VariableOption = Annotated[str, typer.Option("--variable", help="Field to read, where files hold several.")]
+StepOption = Annotated[
+    float | None, typer.Option("--step", help="Minutes a sum covers, or between frames.", show_default=False)
+]
+TimeFormatOption = Annotated[
+    str, typer.Option("--time-format", help="Time in the files' names, such as %Y%m%d%H%M (UTC).")
+]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="NOWCAST_HOST")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on.", show_default="NOWCAST_PORT")]
 
@@ -61,6 +74,17 @@ def configured(domain: str | None, domains: Path | None) -> Domain | None:
     from nowcast.settings import load_settings
 
     return load_settings(domains_file=domains).domain(domain)
+
+
+def declared_of(
+    domain: Domain | None, quantity: str, unit: str, variable: str, step: float | None, time_format: str
+) -> Declared:
+    """Return what the command line declares of files; where it says nothing, what the domain declares."""
+    from nowcast.frame.declared import Declared, declared_in
+
+    said = Declared(quantity, unit, variable, step, time_format).said()
+    meaning = {"quantity": "", "unit": ""} if {"quantity", "unit"} & said.keys() else {}
+    return Declared(**{**declared_in(domain).said(), **meaning, **said})
 
 
 def compute_of(weights: Path | None, memory_mb: int | None) -> Compute:

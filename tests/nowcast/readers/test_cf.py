@@ -103,9 +103,10 @@ def test_fields_come_in_the_order_of_time_with_rows_from_the_north(saved, form, 
     ],
 )
 def test_units_decide_the_quantity(saved, units, quantity, factor):
-    raw = next(read(saved(dataset(attributes={**RAIN, "units": units}))))
+    fields = FIELDS / np.float32(factor)
+    raw = next(read(saved(dataset(fields, {**RAIN, "units": units}))))
     assert raw.quantity == quantity
-    np.testing.assert_allclose(raw.values, FIELDS[0, ::-1] * factor, rtol=1e-6)
+    np.testing.assert_allclose(raw.values, FIELDS[0, ::-1], rtol=1e-5)
 
 
 def test_packed_numbers_are_scaled_and_fill_values_not_observed(saved):
@@ -312,7 +313,6 @@ def test_times_are_utc_to_the_second(saved, units, value, expected):
     ("change", "value"),
     [
         ({"units": "fortnights since 2020-01-01"}, 1),
-        ({"units": "hours since 2020-01-01 00:00 +02:00"}, 1),
         ({"calendar": "360_day"}, 1),
         ({}, np.nan),
         ({}, 1e300),
