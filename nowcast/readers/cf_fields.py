@@ -15,7 +15,7 @@ from nowcast.frame.declared import Declared
 from nowcast.frame.frame import Quantity
 from nowcast.frame.rain_units import rain_unit
 from nowcast.readers.netcdf import NetCDF, Variable
-from nowcast.readers.netcdf_forecasts import is_named_forecast
+from nowcast.readers.netcdf_forecasts import is_named_forecast, refuse_forecast
 from nowcast.readers.placement import RADOLAN_PLANE, Placement, place
 from nowcast.readers.source import Limits
 
@@ -104,8 +104,14 @@ def find_field(file: NetCDF, limits: Limits, declared: Declared) -> Field:
             if of_kind:
                 view, variable, stated, factor = of_kind[0]
                 meaning = declared.meaning_beside((stated, factor), variable.text("units"))
-                return Field(view, variable, *(meaning or (stated, factor)), place(view, variable, limits))
+                return Field(view, variable, *(meaning or (stated, factor)), _placed(view, variable, limits))
     return _unlabelled(file, limits, declared)
+
+
+def _placed(view: NetCDF, variable: Variable, limits: Limits) -> Placement:
+    """Return where a field lies, once neither its words nor its axes call it a forecast."""
+    refuse_forecast(view, variable, [], None)
+    return place(view, variable, limits)
 
 
 def _candidates(view: NetCDF) -> Iterator[tuple[NetCDF, Variable, Quantity, float]]:
@@ -140,7 +146,7 @@ def _unlabelled(file: NetCDF, limits: Limits, declared: Declared) -> Field:
     for product, (quantity, _) in RADOLAN_PRODUCTS.items():
         unlabelled = file.variables.get(product)
         if unlabelled is not None and len(unlabelled.shape) >= 2 and not unlabelled.text("units"):
-            placement = place(file, unlabelled, limits)
+            placement = _placed(file, unlabelled, limits)
             if placement.note.startswith(RADOLAN_PLANE):
                 meaning = declared.meaning_beside((quantity, 1.0), f"of RADOLAN {product}")
                 return Field(file, unlabelled, *(meaning or (quantity, 1.0)), placement)
@@ -153,7 +159,7 @@ def _unlabelled(file: NetCDF, limits: Limits, declared: Declared) -> Field:
         ]
         if len(images) == 1:
             view, variable = images[0]
-            return Field(view, variable, *declared.meaning, place(view, variable, limits))
+            return Field(view, variable, *declared.meaning, _placed(view, variable, limits))
         if images:
             names = sorted(variable.name for _, variable in images)
             raise RefusedProduct(f"several variables may be the declared precipitation: {names}")
@@ -189,7 +195,7 @@ def _declared_field(file: NetCDF, limits: Limits, declared: Declared) -> Field:
         raise RefusedProduct(
             f"variable {name!r} {_stated(unit)} rate, amount or reflectivity; nothing is guessed"
         )
-    return Field(view, variable, *meaning, place(view, variable, limits))
+    return Field(view, variable, *meaning, _placed(view, variable, limits))
 
 
 def _stated(unit: str) -> str:

@@ -31,10 +31,6 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Compressions that lose nothing, by GDAL's names; JPEG, WebP and LERC may change a value.
 _COMPRESSIONS = (None, "none", "deflate", "lzw", "packbits", "zstd", "lzma")
 
-#: Largest reflectivity [dBZ] and rain [mm/h, mm] a raster may hold: artefacts of composites reach 8,647 mm/h,
-#: and beyond stands a mark nobody declared, such as 9999.
-MOST_DBZ, MOST_RAIN = 100.0, 9_000.0
-
 
 def recognises(source: Source) -> bool:
     """Return whether the content is a TIFF image."""
@@ -155,7 +151,6 @@ def _values(dataset: DatasetReader, band: int, tags: Tags, quantity: Quantity) -
         missing=missing,
         no_echo=[] if undetect is None else [undetect],
     )
-    values[values > (MOST_DBZ if quantity.is_reflectivity else MOST_RAIN)] = np.nan
     if has_mask:  # transparency, or a mask inside the file
         values[dataset.read_masks(band) == 0] = np.nan
     return values

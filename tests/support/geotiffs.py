@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import rasterio
 
-from nowcast.readers import geotiff
+from nowcast.readers import geotiff, read
 from nowcast.readers.source import Limits, Source
 
 NAME = "202210031300_FIN-DBZ-3067-1KM.tif"
@@ -76,7 +76,6 @@ def frame(tmp_path, content, name=NAME, limits=None):
     path = tmp_path / name
     path.write_bytes(content)
     limits = limits or Limits()
-    source = Source(path, limits)
-    assert geotiff.recognises(source)
-    (only,) = geotiff.read(source, limits)
+    assert geotiff.recognises(Source(path, limits))
+    (only,) = read(path, limits)
     return only

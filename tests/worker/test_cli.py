@@ -15,6 +15,7 @@ from PIL import Image
 from weather import START, STEP, drop, raw_frames
 
 from models.convlstm import ConvLSTM, ConvLSTMConfig
+from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
 from nowcast.errors import WeightsError
 from nowcast.forecast.file import read_record
@@ -295,3 +296,13 @@ def test_a_hindcast_without_weights_says_that_it_was_untrained(files: list[Path]
 def test_help_names_the_networks() -> None:
     told = nowcast("forecast", "--help").stdout
     assert all(name in told for name in ("persistence", "convlstm", "scs", "--weights", "--memory-mb"))
+
+
+def test_what_files_do_not_say_the_command_line_can(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "formats/openmrg_smhi_2015/openMRG_Radar_180minutes.nc"
+    words = ("archive", "add", str(path), "--data", str(tmp_path), "--domain", "smhi")
+    assert "states no unit" in nowcast(*words, code=2).stderr
+    nowcast(*words, "--quantity", "RATE", "--unit", "mm/h")
+    archive = Archive(tmp_path / "archive")
+    frame = archive.load("smhi", archive.times("smhi")[0])
+    assert frame.attrs["declared"] == "quantity=RATE unit=mm/h"

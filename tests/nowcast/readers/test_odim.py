@@ -114,8 +114,8 @@ def test_missing_marked_by_nan_and_no_echo_by_infinity(composite):
 
 def test_an_undeclared_mark_far_below_any_radar_is_not_no_echo(composite):
     raw = frame(composite(np.array([[-9999.0, -99.0, -np.inf], [0, np.inf, 30]])))
-    # Scaled by 0.5 and -32: -5031.5, -81.5, -inf; undetect is 0.
-    np.testing.assert_array_equal(raw.values, [[np.nan, -81.5, -np.inf], [-np.inf, np.nan, -17]])
+    # Scaled by 0.5 and -32: -5031.5, -81.5, -inf; undetect is 0. Both are below the noise of any radar.
+    np.testing.assert_array_equal(raw.values, [[np.nan, np.nan, -np.inf], [-np.inf, np.nan, -17]])
 
 
 def test_an_accumulation_carries_its_interval_and_the_time_of_its_end(composite):

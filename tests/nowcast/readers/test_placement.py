@@ -281,7 +281,7 @@ LAT_ATTRIBUTES = {"standard_name": "latitude", "units": "degrees_north"}
 
 
 def degrees(written, lon, lat, **more):
-    field = np.arange(len(lat) * len(lon), dtype=np.float32).reshape(len(lat), len(lon))
+    field = np.arange(len(lat) * len(lon), dtype=np.float32).reshape(len(lat), len(lon)) % 8999
     path = written(
         mapping=None, grid_mapping="", x=(lon, LON_ATTRIBUTES), y=(lat, LAT_ATTRIBUTES), field=field, **more
     )

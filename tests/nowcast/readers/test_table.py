@@ -142,6 +142,12 @@ TABLE: list[Reads | Refused] = [
     Reads("faults/geotiff_dbz_undeclared*.tif", 3, "DBZH", None, (64, 64), "GeoTIFF"),
     Reads("faults/201609281445_FINUTM.tif", 1, "DBZH", None, (7316, 4963), "GeoTIFF"),
     Reads("faults/dry_frame_in_the_middle/*.nc", 4, "RATE", None, (64, 64), "netCDF rain_rate"),
+    # Forecasts, units, ranges and attributes of netCDF
+    Refused("faults/pysteps_forecast*.nc", 1, "forecast"),
+    Reads("faults/goes_like*.nc", 1, "RATE", None, (40, 50), "netCDF RRQPE"),
+    Reads("faults/netcdf4_null*.nc", 1, "RATE", None, (40, 50), "netCDF rain_rate"),
+    Reads("faults/unit_kg*.nc", 1, "RATE", None, (40, 50), "netCDF rain_rate"),
+    Reads("faults/RADNL_OPER*.nc", 1, "RATE", None, (765, 700), "RADNL_OPER_R___25PCPRR_L3"),
     # Places written in ways that were taken wrong before
     Reads("faults/*_grid_mapping*.nc", 4, "RATE", None, (40, 50), "netCDF rain_rate"),
     Reads("faults/us_lon_0_360*.nc", 1, "RATE", None, (40, 50), "netCDF rain_rate"),
