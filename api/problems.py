@@ -27,6 +27,7 @@ STATUS: dict[type[errors.NowcastError], tuple[int, str]] = {
     errors.InputError: (422, "Unusable input"),
     errors.UnknownFormat: (415, "Unknown format"),
     errors.UnreadableFile: (422, "Unreadable file"),
+    errors.ReaderDied: (422, "Unreadable file"),
     errors.TooLarge: (413, "Too large"),
     errors.RefusedProduct: (422, "Not a precipitation frame"),
     errors.MissingExtra: (501, "Format not installed"),

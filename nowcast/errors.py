@@ -4,6 +4,7 @@ NowcastError
 ├── InputError                what was handed in cannot be used
 │   ├── UnknownFormat         no reader recognises the content
 │   ├── UnreadableFile        right format, but truncated, corrupt or self-contradicting
+│   │   └── ReaderDied        the process that read it died, of it or by another hand
 │   ├── TooLarge              declares or expands to more than the limits allow
 │   ├── RefusedProduct        readable, but not a precipitation frame of a nowcast
 │   ├── MissingExtra          format or method needs an optional dependency that is not installed
@@ -46,6 +47,10 @@ class UnknownFormat(InputError):
 
 class UnreadableFile(InputError):
     """The format is known but the content is truncated, corrupt or contradicts itself."""
+
+
+class ReaderDied(UnreadableFile):
+    """The process that read the file died: of the file, or somebody ended it."""
 
 
 class TooLarge(InputError):

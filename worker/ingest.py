@@ -47,6 +47,7 @@ RETRY_SECONDS = 1.0
 OUTCOMES: dict[type[errors.InputError], str] = {
     errors.UnknownFormat: "unknown_format",
     errors.UnreadableFile: "unreadable",
+    errors.ReaderDied: "unreadable",
     errors.TooLarge: "too_large",
     errors.RefusedProduct: "refused_product",
     errors.MissingExtra: "missing_extra",
@@ -108,6 +109,7 @@ class Ingest:
         )
         self._domains = dict(settings.domains)
         self._not_before: dict[Path, float] = {}
+        self._outlived: set[Path] = set()  # files whose reader has died once
         self._ignored: dict[Path, str] = {}
         self._next_look, self._paused = 0.0, False
 
@@ -165,13 +167,24 @@ class Ingest:
             if not outcomes and not refusals:
                 refusals.append(Refusal("empty", f"{path.name}: holds no frame"))
         except errors.InputError as error:
-            if isinstance(error, errors.UnreadableFile | errors.UnknownFormat) and self._may_still_grow(path):
+            if self._is_worth_another_try(path, error):
                 self._not_before[path] = time.monotonic() + RETRY_SECONDS
                 return self._counted(domain_name, outcomes)
             refusals.append(Refusal(OUTCOMES[type(error)], str(error)))
         self._leave_inbox(domain_name, path, refusals)
+        self._outlived.discard(path)
         outcomes.update(refusal.outcome for refusal in refusals)
         return self._counted(domain_name, outcomes)
+
+    def _is_worth_another_try(self, path: Path, error: errors.InputError) -> bool:
+        """Return whether a file may be read the next time: it may still grow, or its reader was killed once.
+
+        A reader that dies twice over a file dies of it.
+        """
+        if isinstance(error, errors.ReaderDied) and path not in self._outlived:
+            self._outlived.add(path)
+            return True
+        return isinstance(error, errors.UnreadableFile | errors.UnknownFormat) and self._may_still_grow(path)
 
     def _pause_without_room(self) -> None:
         paused = not has_room(self._settings)

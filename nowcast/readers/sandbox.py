@@ -126,7 +126,7 @@ class SandboxedReader:
         except (EOFError, BrokenPipeError):
             code = child.wait()
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            raise errors.UnreadableFile(f"{path.name}: the reading process died of it ({how})") from None
+            raise errors.ReaderDied(f"{path.name}: the reading process died of it ({how})") from None
         except (KeyError, ValueError, TypeError) as error:
             raise errors.UnreadableFile(
                 f"{path.name}: the reading process answered nonsense ({error})"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -309,3 +310,37 @@ def test_every_refusal_of_a_frame_has_an_outcome() -> None:
             yield from leaves(child) if child.__subclasses__() else [child]
 
     assert set(leaves(errors.InputError)) == set(OUTCOMES)
+
+
+class Killed(SandboxedReader):
+    """A reading process that somebody ends while it reads, so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    def _header(self, *arguments: Any) -> dict[str, Any]:
+        if self.left and self._answering and self._child is not None:
+            self.left -= 1
+            self._child.kill()
+        return super()._header(*arguments)
+
+
+@pytest.mark.parametrize(("times", "archived"), [(1, True), (2, False)])
+def test_a_file_whose_reader_was_killed_once_is_read_again_and_twice_is_set_aside(
+    here: Settings, storm: Frames, times: int, archived: bool
+) -> None:
+    path = drop(storm[0], here.folder.inbox("sim"))
+    os.utime(path, (1, 1))  # its writer is long done
+    with Killed(times) as reader:
+        worker = Ingest(here, Telemetry(), reader=reader, clock=lambda: NOW)
+        worker.prepare()
+        assert worker.take("sim", path) == Counter()
+        assert path.exists()
+        outcome = worker.take("sim", path)
+    assert outcome == (Counter(archived=1) if archived else Counter(unreadable=1))
+    assert not path.exists()
+    if archived:
+        assert Archive(here.folder.archive).times("sim") == [START]
+    else:
+        assert_quarantined(here, path, "unreadable", "the reading process died of it")
