@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
@@ -14,11 +15,12 @@ from nowcast.errors import MissingExtra
 from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.methods.cube import Cube
 from nowcast.methods.fallback import FAILURES, excuse, secured
-from nowcast.methods.gate import PERIOD, Choices, Evidence, describe, evidence_of, review
+from nowcast.methods.gate import PERIOD, PRIOR_EVENTS, Choices, Evidence, describe, evidence_of, review
 from nowcast.methods.method import Method, Methods
 from nowcast.methods.shipped_scores import Prior
 from nowcast.names import AUTO, EXTRAPOLATION
 from nowcast.scores.scorebook import ScoreBook
+from nowcast.scores.scorefile import ModelLead
 
 
 def contenders(prior: Prior, methods: Methods) -> tuple[str, ...]:
@@ -33,6 +35,50 @@ class _Part:
     prediction: Prediction
     leads: int
     version: str
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What a domain's own scores say.
+
+    Attributes:
+        days: Evidence of each day, the oldest first.
+        compared: Forecasts scored beside extrapolation, by method and lead.
+        scored: Forecasts scored at all.
+    """
+
+    days: tuple[Evidence, ...] = ()
+    compared: Mapping[ModelLead, int] = field(default_factory=dict)
+    scored: int = 0
+
+    def of(self, methods: Sequence[str]) -> _Own:
+        """Return what they say of some methods."""
+        days = tuple({key: day[key] for key in day if key[0] in methods} for day in self.days)
+        compared = {key: count for key, count in self.compared.items() if key[0] in methods}
+        return _Own(days, compared, self.scored)
+
+    def __str__(self) -> str:
+        """Return in words how much there is, and whether it is enough."""
+        seen, forecasts = sum(map(bool, self.days)), max(self.compared.values(), default=0)
+        if seen:
+            weigh = "more" if self._events() > PRIOR_EVENTS else "not yet as much as"
+            than = f"weigh {weigh}{' than' * (weigh == 'more')} those"
+            return f"own scores of {_several(forecasts, 'forecast')} on {_several(seen, 'day')}, which {than}"
+        if self.scored:
+            return f"{_several(self.scored, 'forecast')} of this domain scored, none beside a rival yet"
+        return "no forecast of this domain scored in the last 14 days"
+
+    def _events(self) -> float:
+        """Return the event pixels behind the scores, at the lead that has most."""
+        events: Counter[ModelLead] = Counter()
+        for day in self.days:
+            for key, counts in day.items():
+                events[key] += float(counts[1].sum(axis=0).max())  # type: ignore[assignment]
+        return max(events.values(), default=0.0)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 class Auto(Method):
@@ -96,16 +142,13 @@ class Auto(Method):
     def _choices(self, cube: Cube, leads: int) -> tuple[Choices, str]:
         """Return what to serve at each lead, and why."""
         minutes = [cube.step_minutes * lead for lead in range(1, leads + 1)]
-        scores = self._compute.scores
-        days: Sequence[Evidence] = ()
+        scores, own = self._compute.scores, _Own()
         if cube.domain and scores is not None:
             hour = cube.issue_time.replace(minute=0, second=0, microsecond=0)
-            days = _live(scores, cube.domain, hour)
-        days = [{key: counts for key, counts in day.items() if key[0] in self._contenders} for day in days]
-        choices = review(self._prior.evidence(self._contenders), days, minutes)
-        seen = sum(map(bool, days))
-        own = f"; own scores of {seen} day{'s' if seen > 1 else ''}" if seen else "; no scores of its own yet"
-        return choices, describe(choices, self._prior.provenance + own)
+            own = _own(scores, cube.domain, hour)
+        own = own.of(self._contenders)
+        choices = review(self._prior.evidence(self._contenders), own.days, minutes)
+        return choices, describe(choices, f"{self._prior.provenance}; {own}")
 
     def _parts(
         self, cube: Cube, choices: Choices
@@ -158,11 +201,16 @@ def _common_thresholds(served: Sequence[Prediction]) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=64)
-def _live(scores: Path, domain: str, until: datetime) -> tuple[Evidence, ...]:
-    """Return a domain's own evidence on every day up to a time, the oldest first; read once for an hour."""
+def _own(scores: Path, domain: str, until: datetime) -> _Own:
+    """Return a domain's own scores up to a time; read once for an hour."""
     start = (until - PERIOD).replace(hour=0)  # whole days are kept in memory
-    pairs = _book(scores).paired(domain, EXTRAPOLATION, start, until)
-    return tuple(evidence_of(of_day) for of_day in pairs)
+    days, compared = [], Counter[ModelLead]()
+    for of_day in _book(scores).paired(domain, EXTRAPOLATION, start, until):
+        days.append(evidence_of(of_day))
+        compared.update({key: tally.forecasts for key, tally, _ in of_day})
+    pooled = _book(scores).pooled(domain, start, until)
+    scored = max((tally.forecasts for tally in pooled.values()), default=0)
+    return _Own(tuple(days), compared, scored)
 
 
 @lru_cache(maxsize=4)

@@ -92,7 +92,7 @@ def test_each_lead_is_one_whole_field_of_the_method_chosen_for_it(cube: Cube) ->
     assert "; ".join(prediction.shortfalls) == "" and prediction.motion is not None
     assert (a.asked, b.asked) == ([3], [2]), "no further than they are needed"
     assert "a at 5 min (CSI +0.100 over extrapolation)" in prediction.choice_reason
-    assert prediction.choice_reason.endswith("evidence: made up; no scores of its own yet")
+    assert prediction.choice_reason.endswith("made up; no forecast of this domain scored in the last 14 days")
 
 
 def test_a_method_that_is_never_chosen_is_never_made(cube: Cube) -> None:
@@ -191,7 +191,9 @@ def test_the_domains_own_scores_up_to_the_issue_time_overturn_the_prior(tmp_path
     )
     assert before.methods == ("a",), "at 12:55 what came in since 12:00 is not looked at yet"
     assert after.methods == ("extrapolation",)
-    assert after.choice_reason.endswith("made up; own scores of 1 day")
+    assert after.choice_reason.endswith(
+        "made up; own scores of 1 forecast on 1 day, which weigh not yet as much as those"
+    )
     elsewhere = replace(load_cube(archive, domain, START + timedelta(minutes=60)), domain="other")
     assert auto.predict(elsewhere, 1).methods == ("a",)
 
@@ -248,3 +250,28 @@ print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_scores_without_a_rival_are_not_called_none(tmp_path: Path) -> None:
+    domain = Domain("sim", 5, grid=GRID, leads=1)
+    archive, book = Archive(tmp_path / "archive"), ScoreBook(tmp_path / "scores")
+    for raw in raw_frames(4, start=START + timedelta(minutes=45)):
+        archive.add("sim", normalise(raw, domain))
+    auto = Auto(registered(Flat("a", 10.0)), Compute(scores=book.root), prior_of(a=(0.05,)))
+    for k in range(39):
+        book.save("sim", START - k * STEP, {("auto", 5): tally(1200, 1800)})
+    reason = auto.predict(load_cube(archive, domain, START + timedelta(minutes=60)), 1).choice_reason
+    assert reason.endswith("made up; 39 forecasts of this domain scored, none beside a rival yet")
+
+
+def test_enough_scores_of_its_own_are_said_to_weigh_more(tmp_path: Path) -> None:
+    domain = Domain("sim", 5, grid=GRID, leads=1)
+    archive, book = Archive(tmp_path / "archive"), ScoreBook(tmp_path / "scores")
+    for raw in raw_frames(4, start=START + timedelta(minutes=45)):
+        archive.add("sim", normalise(raw, domain))
+    auto = Auto(registered(Flat("a", 10.0)), Compute(scores=book.root), prior_of(a=(0.05,)))
+    for k in range(2):
+        both = {("a", 5): tally(500_000, 100_000), ("extrapolation", 5): tally(400_000, 200_000)}
+        book.save("sim", START - k * STEP, both)
+    reason = auto.predict(load_cube(archive, domain, START + timedelta(minutes=60)), 1).choice_reason
+    assert reason.endswith("made up; own scores of 2 forecasts on 1 day, which weigh more than those")
