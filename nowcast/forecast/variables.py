@@ -218,7 +218,11 @@ def put_motion(file: h5py.File, motion: NDArray[np.float32], grid: Grid, step_mi
     rows = slice(min(MOTION_SPACING, grid.ny) // 2, None, MOTION_SPACING)
     columns = slice(min(MOTION_SPACING, grid.nx) // 2, None, MOTION_SPACING)
     for name, values in (("y", grid.y[rows]), ("x", grid.x[columns])):
-        plain = netcdf.attributes_of(file[name])
+        # No standard name and no axis: a grid mapping has one coordinate of each, and that is the grid's.
+        plain = {
+            "long_name": f"{name} of every {MOTION_SPACING}th cell, where motion is given",
+            "units": netcdf.attributes_of(file[name])["units"],
+        }
         netcdf.put_variable(file, f"{name}_motion", values, (f"{name}_motion",), plain)
     height, width = _cell_metres(grid, grid.y[rows])
     seconds = 60.0 * step_minutes
