@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from api import openapi, pages, problems
+from api.asked import acceptable, only_known_parameters
 from api.counting import CountRequests
 from api.middleware import AnswerCache, RequestId
 from api.routers import domains, forecasts, observations, points, system, verification
@@ -45,16 +46,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    for router in (
-        domains.router,
-        observations.router,
-        forecasts.router,
-        points.router,
-        verification.router,
-        system.router,
-        pages.router,
-    ):
-        app.include_router(router)
+    asked = [Depends(only_known_parameters), Depends(acceptable)]
+    for module in (domains, observations, forecasts, points, verification):
+        app.include_router(module.router, dependencies=asked)
+    for module in (system, pages):
+        app.include_router(module.router)
     problems.install(app)
     openapi.install(app)
     app.add_middleware(

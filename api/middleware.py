@@ -77,6 +77,10 @@ def _is_problem(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(n.lower() == b"content-type" and v.startswith(MEDIA_TYPE.encode()) for n, v in headers)
 
 
+#: A range of an ``Accept`` that is refused (RFC 9110, section 12.4.2).
+_REFUSAL = re.compile(rb";\s*q=0(?:\.0*)?\s*(?:,|$)")
+
+
 @dataclass(slots=True)
 class _Kept:
     """An answer ready to be sent again."""
@@ -116,16 +120,18 @@ class AnswerCache:
             await self.app(scope, receive, send)
             return
         head = scope["method"] == "HEAD"
-        if_none_match, partial = b"", False
+        if_none_match, special = b"", False
         for name, value in scope["headers"]:
             if name == b"if-none-match":
                 if_none_match += b"," + value
             elif name == b"range":
-                partial = True
+                special = True
+            elif name == b"accept" and (b"*/*" not in value or _REFUSAL.search(value)):
+                special = True  # what is kept may be nothing this client takes
         if head:
             scope = {**scope, "method": "GET"}
         answer = _Answer(send, head=head, if_none_match=if_none_match)
-        if partial or not scope["path"].startswith(scope.get("root_path", "") + "/v1/"):
+        if special or not scope["path"].startswith(scope.get("root_path", "") + "/v1/"):
             await self.app(scope, receive, answer.send)
             return
 

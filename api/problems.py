@@ -49,6 +49,7 @@ STATUS: dict[type[errors.NowcastError], tuple[int, str]] = {
     errors.NoForecast: (404, "No forecast"),
     errors.OutsideDomain: (404, "Outside the domain"),
     errors.BadRequest: (400, "Bad request"),
+    errors.NotAcceptable: (406, "Not acceptable"),
     errors.StorageError: (503, "Storage unavailable"),
     errors.BusError: (503, "Broker unavailable"),
     errors.ServiceFailed: (500, "Service failed"),

@@ -25,6 +25,7 @@ NowcastError
 │   ├── NoForecast
 │   └── OutsideDomain         a point outside the grid
 ├── BadRequest                a question that makes no sense
+│   └── NotAcceptable         asked for in a form that there is not
 ├── StorageError              the disk refused (full, read-only, gone)
 ├── BusError                  the broker is away or absent
 └── ServiceFailed             a part of the service cannot be kept running
@@ -135,6 +136,10 @@ class OutsideDomain(NotFound):
 
 class BadRequest(NowcastError):
     """The question cannot be answered as asked."""
+
+
+class NotAcceptable(BadRequest):
+    """The answer exists, but in no form that was asked for."""
 
 
 class StorageError(NowcastError):

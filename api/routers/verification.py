@@ -12,6 +12,9 @@ from api.record import RECENT
 from api.responses import document
 from api.schemas import ScoreEntry, Verification, VerificationRow, WindowRow, ZRelation
 from api.service import Pooled, TheDomain, TheService
+from nowcast.errors import BadRequest
+from nowcast.frame.domain import Domain
+from nowcast.methods.registry import METHODS
 from nowcast.scores import table
 from nowcast.scores.tally import Tally
 
@@ -53,6 +56,7 @@ async def verification(
     newest = await service.newest_frame(domain.name)
     start, end = period(start, end, newest or service.now().replace(microsecond=0), RECENT)
     pooled = await service.pooled(domain.name, start, end)
+    _check_known(models, thresholds, domain, pooled)
     answer = Verification(
         domain=domain.name,
         start=start,
@@ -63,6 +67,24 @@ async def verification(
         rows=_rows(pooled, models, thresholds, leads),
     )
     return document(answer)
+
+
+def _check_known(
+    models: list[str] | None, thresholds: list[float] | None, domain: Domain, pooled: Pooled
+) -> None:
+    """Refuse a method or threshold that there is not: an empty answer would read as "never scored".
+
+    Raises:
+        BadRequest: Naming the unknown and the known ones.
+    """
+    names = {**METHODS, **dict.fromkeys(model for model, _ in pooled)}
+    if unknown := [model for model in models or () if model not in names]:
+        raise BadRequest(f"expected a model among {', '.join(names)}, got {unknown[0][:64]!r}")
+    scored = {threshold for tally in pooled.values() for threshold in tally.thresholds_dbz}
+    known = sorted(scored.union(domain.thresholds_dbz))
+    if unknown_dbz := [threshold for threshold in thresholds or () if threshold not in known]:
+        there_are = ", ".join(f"{threshold:g}" for threshold in known)
+        raise BadRequest(f"expected a threshold among {there_are} dBZ, got {unknown_dbz[0]:g}")
 
 
 def _rows(

@@ -14,7 +14,8 @@ from north import ISSUED, LEADS, serving
 from PIL import Image
 
 from nowcast.archive.archive import Archive
-from nowcast.forecast.file import ForecastRecord, Prediction
+from nowcast.forecast.prediction import Lead, Prediction
+from nowcast.forecast.record import ForecastRecord
 from nowcast.forecast.store import ForecastStore
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import frame_array, normalise
@@ -47,7 +48,7 @@ async def over(folder: Path, grid: Grid, field: np.ndarray) -> AsyncIterator[htt
         input_frames=("2026-01-01T12:00:00Z",), degraded_reason="", grid=grid, credit="", zr=(200.0, 1.6),
         methods=(), choice_reason="",
     )  # fmt: skip
-    ForecastStore(folder / "forecasts").save(record, Prediction(iter([field] * LEADS)))
+    ForecastStore(folder / "forecasts").save(record, Prediction(map(Lead, [field] * LEADS)))
     async with serving(Settings(data_dir=folder, domains={"far": domain})) as client:
         yield client
 

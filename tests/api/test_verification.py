@@ -77,7 +77,7 @@ async def test_the_answer_tells_what_its_scores_are(client: httpx.AsyncClient) -
 async def test_several_values_may_be_asked_for(client: httpx.AsyncClient) -> None:
     assert len(await rows(client, "?model=extrapolation&model=persistence&threshold=20&threshold=30")) == 4
     assert await rows(client, "?lead=10") == []
-    assert await rows(client, "?model=oracle") == []
+    assert await rows(client, "?model=scs") == []
 
 
 async def test_a_period_is_bounded(client: httpx.AsyncClient) -> None:
