@@ -59,7 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         requests=service.telemetry.cache_requests,
     )
     app.add_middleware(RequestId)
-    app.add_middleware(CountRequests, requests=service.telemetry.http_requests)  # added last, hence outermost
+    telemetry = service.telemetry  # what is added last is outermost
+    app.add_middleware(CountRequests, requests=telemetry.http_requests, seconds=telemetry.http_seconds)
     return app
 
 

@@ -107,6 +107,14 @@ class Telemetry:
             registry=self.registry,
         )
 
+        self.http_seconds = Histogram(
+            "nowcast_http_request_seconds",
+            "Time from a request to the end of its answer, by what was asked for",
+            ["resource"],
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+
         self.given_up = Counter(
             "nowcast_given_up",
             "Work left alone after repeated failure until the next start, by stage",
