@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 #: How often [s] the scores are compared with what could be scored, in case a message was lost.
 CATCH_UP_SECONDS = 10.0
 
+#: Tries of one valid time by catching up before it is left alone until the next start.
+CATCH_UP_TRIES = 3
+
 #: How often [s] the skill metrics are worked out anew.
 SKILL_SECONDS = 30.0
 
@@ -58,6 +62,7 @@ class Verify:
         self._book = ScoreBook(settings.folder.scores)
         self._rivals, self._next_rivals = Rivals(settings, telemetry), 0.0
         self._next_skill: dict[str, float] = {}
+        self._failures: Counter[tuple[str, datetime]] = Counter()
         self._next_tidy = time.monotonic() + TIDY_SECONDS / 10
 
     def prepare(self) -> None:
@@ -107,17 +112,28 @@ class Verify:
                 continue
             span = timedelta(minutes=domain.backfill_minutes + domain.leads * domain.step_minutes)
             for moment in reversed(self._archive.times(domain.name, start=newest - span)):
+                if self._failures[domain.name, moment] >= CATCH_UP_TRIES:
+                    continue
                 try:
                     if self.score(domain, moment):
                         return True
                 except NowcastError as error:
-                    log.error("%s %s cannot be scored: %s", domain.name, dates.iso(moment), error)
+                    self._note_failure(domain, moment, error)
         if time.monotonic() < self._next_rivals:
             return False
         if self._rivals.catch_up():
             return True
         self._next_rivals = time.monotonic() + RIVALS_SECONDS
         return False
+
+    def _note_failure(self, domain: Domain, moment: datetime, error: NowcastError) -> None:
+        """Log why a valid time cannot be scored, and count it as given up after its last try."""
+        self._failures[domain.name, moment] += 1
+        given_up = self._failures[domain.name, moment] == CATCH_UP_TRIES
+        then = "; it is left alone until the next start" if given_up else ""
+        log.error("%s %s cannot be scored: %s%s", domain.name, dates.iso(moment), error, then)
+        if given_up:
+            self._telemetry.given_up.labels("verify", domain.name).inc()
 
     def publish_skill(self, domain: Domain) -> None:
         """Set the skill metrics from the scores of the last day, at most every :data:`SKILL_SECONDS`."""

@@ -141,3 +141,20 @@ def test_tidying_opens_no_day_that_is_gathered_already(
     assert f"sim_{START:%Y%m%d}.nc" not in opened
     assert opened, "the late frame is gathered"
     assert archive.path("sim", START - timedelta(days=1)).name == f"sim_{START - timedelta(days=1):%Y%m%d}.nc"
+
+
+def test_a_truth_that_cannot_be_read_is_given_up_after_three_tries_and_counted(
+    here: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_frames(here, 0, 1)
+    archive = Archive(here.folder.archive)
+    path = archive.path("sim", START + STEP)
+    path.write_bytes(path.read_bytes()[:500])
+    telemetry = Telemetry()
+    verify = Verify(here, telemetry)
+    for _ in range(5):
+        verify.catch_up()
+    labels = {"stage": "verify", "domain": "sim"}
+    assert telemetry.registry.get_sample_value("nowcast_given_up_total", labels) == 1
+    tries = [record for record in caplog.records if "cannot be scored" in record.message]
+    assert len(tries) == 3 and "left alone until the next start" in tries[-1].message
