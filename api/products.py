@@ -77,10 +77,11 @@ def draw_lead(forecast: StoredForecast, domain: Domain, lead: int, theme: str) -
 def cut_lead(path: Path, lead: int) -> bytes:
     """Return one lead [minutes] of a forecast file as a netCDF file like the whole, packed as it is."""
     with open_forecast(path) as forecast:
-        one = forecast.sel(lead_time=[lead])
-        for variable in one.variables.values():
+        part = forecast.sel(lead_time=[lead])
+        for variable in part.variables.values():
             variable.encoding.pop("chunksizes", None)  # of the whole file
-        return bytes(one.to_netcdf(engine="h5netcdf"))
+            variable.encoding.setdefault("_FillValue", None)  # else xarray gives one to coordinates as well
+        return bytes(part.to_netcdf(engine="h5netcdf"))
 
 
 def as_map(

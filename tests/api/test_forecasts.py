@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import xarray as xr
+from cf_checker import errors_in
 from north import ISSUED, LEADS, RAINY, STEP, TEN_MM_H, save_forecast, serving, settings_for
 from PIL import Image
 
@@ -96,6 +97,16 @@ async def test_a_forecast_of_the_gate_tells_the_method_of_each_lead_and_why(data
         names = cut["method"].attrs["flag_meanings"].split()
         assert [names[flag] for flag in cut["method"].values] == ["extrapolation"]
         assert cut.attrs["choice_reason"] == "sprog has won so far"
+
+
+async def test_one_lead_keeps_the_conventions_as_the_whole_file_does(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    pytest.importorskip("compliance_checker", reason="the public CF checker is an oracle, not a dependency")
+    for what in ("data", "data?lead=10"):
+        answer = await client.get(f"{FORECASTS}/latest/{what}")
+        (tmp_path / "got.nc").write_bytes(answer.content)
+        assert errors_in(tmp_path / "got.nc") == [], what
 
 
 async def test_issue_times_are_understood_in_any_zone_and_form(client: httpx.AsyncClient) -> None:

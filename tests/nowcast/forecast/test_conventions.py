@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
+from cf_checker import errors_in
 from weather import DOMAIN, GRID, START, raw_frames
 
 from nowcast.archive.archive import Archive
@@ -24,18 +23,6 @@ from nowcast.methods.cube import Cube, build_cube
 pytest.importorskip("compliance_checker", reason="the public CF checker is an oracle, not a dependency")
 
 DEGREES = Grid.from_crs("EPSG:4326", nx=40, ny=30, x0=20.0, y0=62.0, dx=0.02, dy=0.01)
-
-
-def errors_in(path: Path) -> list[str]:
-    """Return what the checker holds against a file, warnings left out."""
-    report = path.with_suffix(".json")
-    words = ["--test=cf:1.11", "--criteria=lenient", "--format=json", f"--output={report}", str(path)]
-    checker = Path(sys.executable).with_name("compliance-checker")
-    command = [sys.executable, "-W", "ignore", str(checker), *words]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert report.exists(), done.stderr
-    (found,) = json.loads(report.read_text()).values()
-    return [message for kind in found["high_priorities"] for message in kind["msgs"]]
 
 
 def cube_on(grid: Grid) -> Cube:
@@ -54,6 +41,8 @@ def test_a_forecast_file_keeps_the_conventions(tmp_path: Path, grid: Grid) -> No
     assert prediction.motion is not None
     write_forecast(tmp_path / "out.nc", record, prediction)
     assert errors_in(tmp_path / "out.nc") == []
+    with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf", decode_timedelta=False) as forecast:
+        assert forecast["motion_x"].dims == forecast["motion_y"].dims == ("y_motion", "x_motion")
 
 
 def test_probabilities_layers_and_members_keep_them_too(tmp_path: Path) -> None:
@@ -78,3 +67,14 @@ def test_frames_and_days_of_the_archive_keep_them(tmp_path: Path) -> None:
     assert errors_in(archive.path("sim", START)) == []
     day = archive.compact("sim", START.date())
     assert day is not None and errors_in(day) == []
+
+
+def test_an_exported_period_keeps_them(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive")
+    for raw in raw_frames(3):
+        archive.add("sim", normalise(raw, replace(DOMAIN, grid=GRID)))
+    assert archive.export("sim", tmp_path / "out.zarr") == 3
+    with xr.open_zarr(tmp_path / "out.zarr", decode_cf=False) as stored:  # the checker reads netCDF only
+        plain = {name: {"_FillValue": None} for name in stored.coords}
+        stored.to_netcdf(tmp_path / "out.nc", engine="h5netcdf", encoding=plain)
+    assert errors_in(tmp_path / "out.nc") == []
