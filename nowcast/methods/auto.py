@@ -15,7 +15,7 @@ from nowcast.errors import MissingExtra
 from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.methods.cube import Cube
 from nowcast.methods.fallback import FAILURES, excuse, secured
-from nowcast.methods.gate import PERIOD, PRIOR_EVENTS, Choices, Evidence, describe, evidence_of, review
+from nowcast.methods.gate import PERIOD, Choices, Evidence, describe, evidence_of, outweighed, review
 from nowcast.methods.method import Method, Methods
 from nowcast.methods.shipped_scores import Prior
 from nowcast.names import AUTO, EXTRAPOLATION
@@ -57,24 +57,23 @@ class _Own:
         compared = {key: count for key, count in self.compared.items() if key[0] in methods}
         return _Own(days, compared, self.scored)
 
-    def __str__(self) -> str:
-        """Return in words how much there is, and whether it is enough."""
+    def describe(self, heavier: int, leads: int) -> str:
+        """Return in words how much there is, and whether it is enough.
+
+        Args:
+            heavier: Leads at which it weighs more than the prior.
+            leads: Leads there are.
+        """
         seen, forecasts = sum(map(bool, self.days)), max(self.compared.values(), default=0)
         if seen:
-            weigh = "more" if self._events() > PRIOR_EVENTS else "not yet as much as"
-            than = f"weigh {weigh}{' than' * (weigh == 'more')} those"
-            return f"own scores of {_several(forecasts, 'forecast')} on {_several(seen, 'day')}, which {than}"
+            where = "" if heavier == leads else f" at {heavier} of {leads} leads"
+            weigh = f"weigh more than those{where}" if heavier else "weigh not yet as much as those"
+            return (
+                f"own scores of {_several(forecasts, 'forecast')} on {_several(seen, 'day')}, which {weigh}"
+            )
         if self.scored:
             return f"{_several(self.scored, 'forecast')} of this domain scored, none beside a rival yet"
-        return "no forecast of this domain scored in the last 14 days"
-
-    def _events(self) -> float:
-        """Return the event pixels behind the scores, at the lead that has most."""
-        events: Counter[ModelLead] = Counter()
-        for day in self.days:
-            for key, counts in day.items():
-                events[key] += float(counts[1].sum(axis=0).max())  # type: ignore[assignment]
-        return max(events.values(), default=0.0)
+        return f"no forecast of this domain scored in the {PERIOD.days} days up to the full hour"
 
 
 def _several(count: int, what: str) -> str:
@@ -142,13 +141,15 @@ class Auto(Method):
     def _choices(self, cube: Cube, leads: int) -> tuple[Choices, str]:
         """Return what to serve at each lead, and why."""
         minutes = [cube.step_minutes * lead for lead in range(1, leads + 1)]
-        scores, own = self._compute.scores, _Own()
-        if cube.domain and scores is not None:
-            hour = cube.issue_time.replace(minute=0, second=0, microsecond=0)
-            own = _own(scores, cube.domain, hour)
-        own = own.of(self._contenders)
-        choices = review(self._prior.evidence(self._contenders), own.days, minutes)
-        return choices, describe(choices, f"{self._prior.provenance}; {own}")
+        scores, prior = self._compute.scores, self._prior.evidence(self._contenders)
+        if not cube.domain or scores is None:
+            choices = review(prior, (), minutes)
+            return choices, describe(choices, f"{self._prior.provenance}; no domain's own scores looked at")
+        hour = cube.issue_time.replace(minute=0, second=0, microsecond=0)
+        own = _own(scores, cube.domain, hour).of(self._contenders)
+        choices = review(prior, own.days, minutes)
+        weight = own.describe(len(outweighed(prior, own.days, minutes)), len(minutes))
+        return choices, describe(choices, f"{self._prior.provenance}; {weight}")
 
     def _parts(
         self, cube: Cube, choices: Choices

@@ -143,6 +143,20 @@ def choose(prior: Evidence, live: Evidence, lead_minutes: Sequence[int], *, befo
     return tuple(choices)
 
 
+def outweighed(prior: Evidence, days: Iterable[Evidence], lead_minutes: Sequence[int]) -> tuple[int, ...]:
+    """Return the leads at which the days have more event pixels on some method than the prior is worth."""
+    live: dict[ModelLead, Counts] = {}
+    for day in days:
+        for key, counts in day.items():
+            live[key] = live.get(key, 0.0) + counts
+    heavier = {
+        lead
+        for (name, lead), own in live.items()
+        if may_serve(name, lead) and _events(own) > _events(_discounted(prior, name, lead))
+    }
+    return tuple(lead for lead in lead_minutes if lead in heavier)
+
+
 def describe(choices: Choices, evidence: str) -> str:
     """Return in a sentence what was chosen, by how much it is ahead, and on what evidence."""
     if not any(choice.gains for choice in choices):
@@ -160,8 +174,12 @@ def _margin(choices: Sequence[Choice], method: str) -> str:
     """Return by how much a method beats extrapolation, or the best other fails to."""
     if method != EXTRAPOLATION:
         return f" (CSI {_span([f'{choice.gains[method]:+.3f}' for choice in choices])} over extrapolation)"
-    others = [f"{max(choice.gains.values()):+.3f}" for choice in choices if choice.gains]
-    return f" (the best other has CSI {_span(others)} over it)" if others else ""
+    others = [max(choice.gains.values()) for choice in choices if choice.gains]
+    if not others:
+        return ""
+    ahead = f"; to be served it needs {MARGIN:+g}, and to lose {MOST_LOSS:g} at most at any threshold"
+    gains = _span([f"{gain:+.3f}" for gain in others])
+    return f" (the best other has CSI {gains} over it{ahead if max(others) > 0 else ''})"
 
 
 def _span(texts: Sequence[str]) -> str:
@@ -174,12 +192,22 @@ def _combined(prior: Evidence, live: Evidence, method: str, lead: int) -> Counts
     own = live.get((method, lead), np.zeros((2, 3, len(JUDGED_DBZ))))
     if not may_serve(method, lead):
         return np.zeros_like(own)
+    return own + _discounted(prior, method, lead)
+
+
+def _discounted(prior: Evidence, method: str, lead: int) -> Counts:
+    """Return what the prior says of a method at a lead, worth :data:`PRIOR_EVENTS` at most, else zeros."""
     known = [minutes for name, minutes in prior if name == method]
     if not known or lead > max(NETWORK_MINUTES, *known):
-        return own
+        return np.zeros((2, 3, len(JUDGED_DBZ)))
     counts = prior[method, min(known, key=lambda minutes: abs(minutes - lead))]
-    events = float(counts[1].sum(axis=0).max())
-    return own + counts * min(1.0, PRIOR_EVENTS / events) if events else own
+    events = _events(counts)
+    return counts * min(1.0, PRIOR_EVENTS / events) if events else np.zeros_like(counts)
+
+
+def _events(counts: Counts) -> float:
+    """Return the event pixels of counts, at the threshold that has most."""
+    return float(counts[1].sum(axis=0).max())
 
 
 def _csi_differences(counts: Counts) -> NDArray[np.float64]:

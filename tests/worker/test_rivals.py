@@ -178,4 +178,4 @@ def test_the_gate_leaves_a_method_that_loses_here(here: Settings, sharp: Sharp) 
     infer.handle([Job("sim", START + 12 * STEP)])  # 13:00, when the scores since 12:00 are looked at
     after = read_record(store.path("sim", START + 12 * STEP, "auto"))
     assert after.method_by_lead == ("extrapolation",) * 3
-    assert "on 1 day, which weigh not yet as much as those" in after.choice_reason
+    assert "on 1 day, which weigh more than those" in after.choice_reason

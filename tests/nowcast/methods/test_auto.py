@@ -92,7 +92,7 @@ def test_each_lead_is_one_whole_field_of_the_method_chosen_for_it(cube: Cube) ->
     assert "; ".join(prediction.shortfalls) == "" and prediction.motion is not None
     assert (a.asked, b.asked) == ([3], [2]), "no further than they are needed"
     assert "a at 5 min (CSI +0.100 over extrapolation)" in prediction.choice_reason
-    assert prediction.choice_reason.endswith("made up; no forecast of this domain scored in the last 14 days")
+    assert prediction.choice_reason.endswith("made up; no domain's own scores looked at")
 
 
 def test_a_method_that_is_never_chosen_is_never_made(cube: Cube) -> None:
@@ -192,7 +192,7 @@ def test_the_domains_own_scores_up_to_the_issue_time_overturn_the_prior(tmp_path
     assert before.methods == ("a",), "at 12:55 what came in since 12:00 is not looked at yet"
     assert after.methods == ("extrapolation",)
     assert after.choice_reason.endswith(
-        "made up; own scores of 1 forecast on 1 day, which weigh not yet as much as those"
+        "made up; own scores of 1 forecast on 1 day, which weigh more than those"
     )
     elsewhere = replace(load_cube(archive, domain, START + timedelta(minutes=60)), domain="other")
     assert auto.predict(elsewhere, 1).methods == ("a",)
@@ -252,6 +252,13 @@ print("torch" in sys.modules)
     assert done.stdout.strip() == "False"
 
 
+def test_a_domain_without_scores_is_told_from_no_domain(cube: Cube, tmp_path: Path) -> None:
+    auto = Auto(registered(Flat("a", 10.0)), Compute(scores=tmp_path / "scores"), prior_of(a=(0.05,)))
+    assert auto.predict(cube, 1).choice_reason.endswith("made up; no domain's own scores looked at")
+    reason = auto.predict(replace(cube, domain="sim"), 1).choice_reason
+    assert reason.endswith("made up; no forecast of this domain scored in the 14 days up to the full hour")
+
+
 def test_scores_without_a_rival_are_not_called_none(tmp_path: Path) -> None:
     domain = Domain("sim", 5, grid=GRID, leads=1)
     archive, book = Archive(tmp_path / "archive"), ScoreBook(tmp_path / "scores")
@@ -275,3 +282,29 @@ def test_enough_scores_of_its_own_are_said_to_weigh_more(tmp_path: Path) -> None
         book.save("sim", START - k * STEP, both)
     reason = auto.predict(load_cube(archive, domain, START + timedelta(minutes=60)), 1).choice_reason
     assert reason.endswith("made up; own scores of 2 forecasts on 1 day, which weigh more than those")
+
+
+@pytest.mark.parametrize(
+    ("events", "weigh"),
+    [
+        ((900, 900), "weigh not yet as much as those"),
+        ((1100, 900), "weigh more than those at 1 of 2 leads"),
+        ((1100, 1100), "weigh more than those"),
+    ],
+)
+def test_own_scores_are_weighed_against_what_the_prior_holds_at_each_lead(
+    tmp_path: Path, events: tuple[int, int], weigh: str
+) -> None:
+    domain = Domain("sim", 5, grid=GRID, leads=2)
+    archive, book = Archive(tmp_path / "archive"), ScoreBook(tmp_path / "scores")
+    for raw in raw_frames(4, start=START + timedelta(minutes=45)):
+        archive.add("sim", normalise(raw, domain))
+    auto = Auto(registered(Flat("a", 10.0)), Compute(scores=book.root), prior_of(a=(0.05, 0.05)))
+    own = {
+        (name, 5 * (k + 1)): tally(count, 0)
+        for k, count in enumerate(events)
+        for name in ("a", "extrapolation")
+    }
+    book.save("sim", START, own)
+    reason = auto.predict(load_cube(archive, domain, START + timedelta(minutes=60)), 2).choice_reason
+    assert reason.endswith(f"own scores of 1 forecast on 1 day, which {weigh}")

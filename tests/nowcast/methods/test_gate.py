@@ -70,6 +70,19 @@ def test_the_prior_alone_serves_a_better_method_at_the_leads_it_is_better_at() -
     )
 
 
+@pytest.mark.parametrize(
+    "scores", [(0.503, 0.403, 0.303), (0.6, 0.5, 0.2)], ids=["by too little", "not at 35 dBZ"]
+)
+def test_why_a_method_that_is_ahead_is_not_served_is_said(scores: tuple[float, float, float]) -> None:
+    choices = choose(beside(scores), {}, [5])
+    (gain,) = choices[0].gains.values()
+    assert gain > 0 and methods(choices) == ["extrapolation"]
+    assert describe(choices, "nine events").startswith(
+        f"extrapolation at 5 min (the best other has CSI {gain:+.3f} over it; to be served it needs +0.005, "
+        "and to lose 0.01 at most at any threshold); "
+    )
+
+
 @pytest.mark.parametrize(("gain", "winner"), [(0.006, "sprog"), (0.004, "extrapolation")])
 def test_a_newcomer_must_win_by_a_margin(gain: float, winner: str) -> None:
     assert 0.004 < MARGIN < 0.006
