@@ -47,12 +47,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = service
     asked = [Depends(only_known_parameters), Depends(acceptable)]
-    for module in (domains, observations, forecasts, points, verification):
+    for module in (domains, observations, forecasts, points, verification, system):
         app.include_router(module.router, dependencies=asked)
-    for module in (system, pages):
-        app.include_router(module.router)
+    app.include_router(
+        pages.router, dependencies=[Depends(acceptable)]
+    )  # links to pages carry what they like
     problems.install(app)
-    openapi.install(app)
+    openapi.install(app, dependencies=asked)
     app.add_middleware(
         AnswerCache,
         capacity_bytes=service.settings.cache_bytes // 4,

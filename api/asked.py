@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from functools import lru_cache
+from typing import Any, get_args, get_origin
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -10,39 +12,52 @@ from fastapi.routing import APIRoute
 
 from nowcast.errors import NotAcceptable
 
+#: Longest name or value [characters] repeated in an answer, and most of them told at once.
+_LONGEST, _MOST = 64, 16
+
 
 def only_known_parameters(request: Request) -> None:
-    """Refuse a query with a parameter that the endpoint does not have: a misspelt one is not passed over.
+    """Refuse a query whose parameters the endpoint does not have, or has once only and got again.
+
+    A misspelt parameter is not passed over, and of two values none is dropped.
 
     Raises:
-        RequestValidationError: Naming the unknown parameter and the known ones.
+        RequestValidationError: Naming each such parameter, and the known ones.
     """
-    route: Any = request.scope["route"]
-    known = _known(route)
-    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
-    if unknown:
-        there_are = f"known are {', '.join(known)}" if known else "there is none here"
+    lists = _known(request.scope["route"])
+    wrong = {
+        name: "unknown parameter; " + (f"known are {', '.join(lists)}" if lists else "there is none here")
+        for name in request.query_params
+        if name not in lists
+    }
+    times = Counter(name for name, _ in request.query_params.multi_items())
+    wrong |= {
+        name: f"expected once, got {count} times"
+        for name, count in times.items()
+        if count > 1 and not lists.get(name, True)
+    }
+    if wrong:
         raise RequestValidationError(
             [
-                {
-                    "type": "extra_forbidden",
-                    "loc": ("query", name[:64]),
-                    "msg": f"unknown parameter; {there_are}",
-                    "input": request.query_params[name][:64],
-                }
-                for name in unknown[:16]
+                {"type": "extra_forbidden", "loc": ("query", name[:_LONGEST]), "msg": why}
+                for name, why in list(wrong.items())[:_MOST]
             ]
         )
 
 
-def _known(route: APIRoute) -> tuple[str, ...]:
-    """Return the names of an endpoint's query, those of its dependencies too."""
-    names, waiting = [], [route.dependant]
+def _known(route: APIRoute) -> dict[str, bool]:
+    """Return the names of an endpoint's query, its dependencies' too, and whether each may be repeated."""
+    known: dict[str, bool] = {}
+    waiting = [route.dependant]
     while waiting:
         dependant = waiting.pop()
-        names += [field.alias for field in dependant.query_params]
+        known |= {field.alias: _is_list(field.field_info.annotation) for field in dependant.query_params}
         waiting += dependant.dependencies
-    return tuple(sorted(set(names)))
+    return dict(sorted(known.items()))
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(kind) is list for kind in (annotation, *get_args(annotation)))
 
 
 def acceptable(request: Request) -> None:
@@ -51,13 +66,12 @@ def acceptable(request: Request) -> None:
     Raises:
         NotAcceptable: Naming what there is.
     """
-    accepted = ",".join(request.headers.getlist("accept"))
-    if not accepted.strip():
-        return
+    accept = b",".join(value for name, value in request.scope["headers"] if name == b"accept")
     offered = _offered(request.scope["route"])
-    if offered and not any(_weight(media_type, accepted) > 0 for media_type in offered):
+    if not any(accepts(accept, media_type) for media_type in offered):
         raise NotAcceptable(
-            f"expected to accept {' or '.join(offered)}, which is what there is, got {accepted[:200]!r}"
+            f"expected an Accept that allows {' or '.join(offered)}, which is what there is, "
+            f"got {accept.decode('latin-1')[:200]!r}"
         )
 
 
@@ -67,23 +81,32 @@ def _offered(route: APIRoute) -> tuple[str, ...]:
     return tuple(described) if described else ("application/json",)
 
 
-def _weight(media_type: str, accepted: str) -> float:
-    """Return the quality that an ``Accept`` gives a media type, by its most specific range; 0 = refused."""
+@lru_cache(maxsize=256)
+def accepts(accept: bytes, media_type: str) -> bool:
+    """Return whether an ``Accept`` allows a media type: by its most specific range, ``q=0`` means no.
+
+    Example:
+        >>> accepts(b"text/html, */*;q=0.1", "image/png"), accepts(b"image/*, image/png;q=0", "image/png")
+        (True, False)
+    """
+    if not accept.strip(b" ,"):
+        return True
     kind = media_type.split("/")[0]
     ranges = {media_type: 3, f"{kind}/*": 2, "*/*": 1}
-    best, weight = 0, 0.0
-    for part in accepted.split(","):
-        name, *parameters = (word.strip().lower() for word in part.split(";"))
+    best, allowed = 0, False
+    for part in accept.decode("latin-1").lower().split(","):
+        name, *parameters = (word.strip() for word in part.split(";"))
         if (rank := ranges.get(name, 0)) > best:
-            best, weight = rank, _quality(parameters)
-    return weight
+            best, allowed = rank, _quality(parameters) > 0
+    return allowed
 
 
 def _quality(parameters: list[str]) -> float:
     for parameter in parameters:
-        if parameter.startswith("q="):
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
             try:
-                return float(parameter[2:])
+                return float(value)
             except ValueError:
                 return 0.0
     return 1.0

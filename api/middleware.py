@@ -11,11 +11,13 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.asked import accepts
 from api.cache import Lru
 from api.problems import MEDIA_TYPE, problem_response
 
@@ -77,17 +79,15 @@ def _is_problem(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(n.lower() == b"content-type" and v.startswith(MEDIA_TYPE.encode()) for n, v in headers)
 
 
-#: A range of an ``Accept`` that is refused (RFC 9110, section 12.4.2).
-_REFUSAL = re.compile(rb";\s*q=0(?:\.0*)?\s*(?:,|$)")
-
-
 @dataclass(slots=True)
 class _Kept:
-    """An answer ready to be sent again."""
+    """An answer ready to be sent again, and the route that made it."""
 
     headers: Headers
     body: bytes
     etag: bytes
+    media_type: str
+    route: Any
     expires: float
 
     async def send(self, send: Send, *, head: bool, if_none_match: bytes) -> None:
@@ -103,9 +103,10 @@ class AnswerCache:
 
     An answer is kept if it is a 200 with an ``ETag`` and a ``Cache-Control: public``: until memory runs out
     if it is ``immutable``, else for its ``max-age`` and at most :data:`LIVE_SECONDS`, so that nothing here
-    ever has to be invalidated. It is found again by path and query; requests that ask at once for an answer
-    that is not there wait for the first of them, or get one that has only just expired. Here too, for every
-    answer, ``If-None-Match`` becomes a 304 and ``HEAD`` a ``GET`` without a body.
+    ever has to be invalidated. It is found again by path and query, by those who accept its media type;
+    requests that ask at once for an answer that is not there wait for the first of them, or get one that has
+    only just expired. Here too, for every answer, ``If-None-Match`` becomes a 304 and ``HEAD`` a ``GET``
+    without a body. ``scope["route"]`` is the route of the answer afterwards, kept or made.
     """
 
     def __init__(self, app: ASGIApp, *, capacity_bytes: int, requests: Counter) -> None:
@@ -120,38 +121,41 @@ class AnswerCache:
             await self.app(scope, receive, send)
             return
         head = scope["method"] == "HEAD"
-        if_none_match, special = b"", False
+        if_none_match, accept, special = b"", b"", False
         for name, value in scope["headers"]:
             if name == b"if-none-match":
                 if_none_match += b"," + value
             elif name == b"range":
                 special = True
-            elif name == b"accept" and (b"*/*" not in value or _REFUSAL.search(value)):
-                special = True  # what is kept may be nothing this client takes
-        if head:
-            scope = {**scope, "method": "GET"}
-        answer = _Answer(send, head=head, if_none_match=if_none_match)
-        if special or not scope["path"].startswith(scope.get("root_path", "") + "/v1/"):
-            await self.app(scope, receive, answer.send)
-            return
-
-        key = (scope["path"], scope["query_string"])
-        making = self._making.get(key)
-        kept = self._find(key, GRACE_SECONDS if making else 0.0)
-        if kept is None and making is not None:
-            await making.wait()
-            kept = self._find(key)
-        if kept is not None:
+            elif name == b"accept":
+                accept += b"," + value
+        key, kept = (scope["path"], scope["query_string"]), None
+        keepable = not special and scope["path"].startswith(scope.get("root_path", "") + "/v1/")
+        if keepable:
+            making = self._making.get(key)
+            kept = self._find(key, GRACE_SECONDS if making else 0.0)
+            if kept is None and making is not None:
+                await making.wait()
+                kept = self._find(key)
+        if kept is not None and (not accept or accepts(accept, kept.media_type)):
             self._repeated.inc()
+            scope["route"] = kept.route
             await kept.send(send, head=head, if_none_match=if_none_match)
             return
-        await self._make(key, scope, receive, answer)
+        answer = _Answer(scope, send, head=head, if_none_match=if_none_match)
+        try:
+            if keepable and kept is None:
+                await self._make(key, receive, answer)
+            else:
+                await self.app(answer.scope, receive, answer.send)
+        finally:
+            scope["route"] = answer.scope.get("route")
 
     def _find(self, key: tuple[str, bytes], grace: float = 0.0) -> _Kept | None:
         kept = self._kept.get(key)
         return kept if kept is not None and monotonic() < kept.expires + grace else None
 
-    async def _make(self, key: tuple[str, bytes], scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _make(self, key: tuple[str, bytes], receive: Receive, answer: _Answer) -> None:
         done = asyncio.Event()
         self._making.setdefault(key, done)
 
@@ -165,15 +169,20 @@ class AnswerCache:
 
         answer.keep = keep
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(answer.scope, receive, answer.send)
         finally:
             keep(None)
 
 
 class _Answer:
-    """One answer on its way out: made conditional, stripped for ``HEAD``, gathered if it may be kept."""
+    """One answer on its way out: made conditional, stripped for ``HEAD``, gathered if it may be kept.
 
-    def __init__(self, send: Send, *, head: bool, if_none_match: bytes) -> None:
+    Attributes:
+        scope: The request as the application sees it, always a ``GET``; it notes the route there.
+    """
+
+    def __init__(self, scope: Scope, send: Send, *, head: bool, if_none_match: bytes) -> None:
+        self.scope = {**scope, "method": "GET"}
         self._send = send
         self._head = head
         self._if_none_match = if_none_match
@@ -198,7 +207,9 @@ class _Answer:
         seconds = _seconds_to_keep(found.get(b"cache-control", b""))
         small = int(found.get(b"content-length", LARGEST_KEPT + 1)) <= LARGEST_KEPT
         if message["status"] == 200 and etag and seconds > 0 and small:
-            self._kept = _Kept(headers, b"", etag, monotonic() + seconds)
+            media_type = found.get(b"content-type", b"").split(b";")[0].decode("latin-1")
+            route = self.scope.get("route")
+            self._kept = _Kept(headers, b"", etag, media_type, route, monotonic() + seconds)
         else:
             self.keep(None)
         if self._if_none_match and etag and message["status"] in (200, 206):

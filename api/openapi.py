@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.params import Depends
+from starlette.routing import Route
 
 from api.problems import MEDIA_TYPE
 from api.schemas import Problem
@@ -33,8 +36,13 @@ _ERRORS = {
 }
 
 
-def install(app: FastAPI) -> None:
-    """Make ``app.openapi()`` answer with the description, made when it is first asked for."""
+def install(app: FastAPI, *, dependencies: Sequence[Depends]) -> None:
+    """Make ``app.openapi()`` answer with the description, made when it is first asked for.
+
+    Args:
+        app: The application.
+        dependencies: What the path of the description depends on, like every other.
+    """
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -42,6 +50,9 @@ def install(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = describe  # type: ignore[method-assign]  # the way FastAPI documents
+    (plain,) = (route for route in app.routes if isinstance(route, Route) and route.path == app.openapi_url)
+    app.router.routes.remove(plain)  # FastAPI adds it without dependencies
+    app.add_api_route(plain.path, plain.endpoint, dependencies=dependencies, include_in_schema=False)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def _add(path: str, name: str, media_type: str) -> None:
     async def page() -> Response:
         return _serve(name, media_type)
 
-    router.add_api_route(path, page, methods=["GET"], name=name)
+    content: dict[str, dict[str, str]] = {media_type.split(";")[0]: {}}
+    router.add_api_route(path, page, methods=["GET"], name=name, responses={200: {"content": content}})
 
 
 for _path, (_name, _media_type) in PAGES.items():

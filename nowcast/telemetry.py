@@ -109,8 +109,8 @@ class Telemetry:
 
         self.http_seconds = Histogram(
             "nowcast_http_request_seconds",
-            "Time from a request to the end of its answer, by what was asked for",
-            ["resource"],
+            "Time from a request to the end of its answer, by method, route and status",
+            ["method", "route", "status"],
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=self.registry,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter as Counts
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message, Receive, Scope, Send
 
-from api.counting import CountRequests, resource_of
+from api.counting import CountRequests
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +38,7 @@ async def test_every_answer_is_counted_by_its_status_kept_ones_too(data_dir: Pat
 
 async def test_a_request_that_breaks_off_counts_as_a_server_error_once() -> None:
     requests = Counter("requests", "Requests", ["status"], registry=CollectorRegistry())
-    seconds = Histogram("seconds", "Seconds", ["resource"], registry=CollectorRegistry())
+    seconds = Histogram("seconds", "Seconds", ["method", "route", "status"], registry=CollectorRegistry())
 
     async def crash(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/late":
@@ -53,41 +54,47 @@ async def test_a_request_that_breaks_off_counts_as_a_server_error_once() -> None
     for path in ("/early", "/late"):
         with pytest.raises(RuntimeError, match="broken"):
             watched = CountRequests(crash, requests=requests, seconds=seconds)
-            await watched({"type": "http", "path": path}, receive, send)
+            await watched({"type": "http", "method": "GET", "path": path}, receive, send)
     counted = {sample.labels["status"]: sample.value for sample in requests.collect()[0].samples[::2]}
     assert counted == {"500": 1, "200": 1}
-    timed = {sample.name: sample.value for sample in seconds.collect()[0].samples}
-    assert timed["seconds_count"] == 2
+    timed = {s.labels["status"]: s.value for s in seconds.collect()[0].samples if s.name == "seconds_count"}
+    assert timed == {"500": 1, "200": 1}
 
 
-async def test_every_answer_is_timed_by_what_was_asked_for(data_dir: Path) -> None:
+async def test_every_answer_is_timed_by_method_route_and_status(data_dir: Path) -> None:
     save_forecast(data_dir, ISSUED)
-    forecast = "/v1/domains/north/forecasts"
-    paths = ["/v1/domains", forecast, f"{forecast}/latest", f"{forecast}/latest/data?lead=5", "/docs", "/no"]
+    asked = [
+        ("GET", "/v1/domains", {}, "200"),
+        ("HEAD", "/v1/domains", {}, "200"),
+        ("POST", "/v1/domains", {}, "405"),
+        ("GET", "/v1/domains", {"If-None-Match": "*"}, "304"),
+        ("GET", "/v1/domains/{domain}", {}, "200"),
+        ("GET", "/v1/domains/{domain}/forecasts/{issue_time}/data", {}, "200"),
+        ("GET", "/v1/domains/{domain}/forecasts/{issue_time}/map.png", {}, "200"),
+        ("GET", "/v1/domains/{domain}/forecasts/{issue_time}/map.png", {"Accept": "text/html"}, "406"),
+        ("GET", "/v1/domains/{domain}/point", {}, "422"),
+        ("GET", "/openapi.json", {}, "200"),
+        ("GET", "/docs", {}, "200"),
+    ]
+    expected = Counts()
     async with serving(settings_for(data_dir)) as client:
-        for path in (*paths, *paths):  # the second time from what is kept
+        for method, route, headers, status in (*asked, *asked):  # the second time from what is kept
+            path = route.format(domain="north", issue_time="latest")
+            answer = await client.request(method, path, headers=headers)
+            assert answer.status_code == int(status), (method, path)
+            expected[method, route, status] += 1
+        for path in ("/no", "/v1/domains/north/" + "y" * 50):
             await client.get(path)
-        counted = await samples(client)
-    names = ("domains", "forecasts", "forecasts/data", "other")
-    found = {name: counted[f"nowcast_http_request_seconds_count['{name}']"] for name in names}
-    assert found == {"domains": 2, "forecasts": 4, "forecasts/data": 2, "other": 4}
-
-
-@pytest.mark.parametrize(
-    ("path", "resource"),
-    [
-        ("/v1/domains/fin/forecasts/2026-01-01T00:00:00Z/map.png", "forecasts/map.png"),
-        ("/v1/domains/fin/observations/latest", "observations"),
-        ("/v1/domains/fin/point", "point"),
-        ("/v1/domains/fin", "domains"),
-        ("/v1/domains/fin/anything/else/data", "other"),
-        ("/v1/domains/fin/forecasts/x/" + "y" * 50, "forecasts"),
-        ("/metrics", "other"),
-        ("/", "other"),
-    ],
-)
-def test_resources_are_few_whatever_the_path(path: str, resource: str) -> None:
-    assert resource_of(path) == resource
+        await client.request("BREW", "/v1/domains")
+        page = (await client.get("/metrics")).text
+    expected |= {("GET", "none", "404"): 2, ("other", "/v1/domains", "405"): 1}
+    counts = {
+        (sample.labels["method"], sample.labels["route"], sample.labels["status"]): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "nowcast_http_request_seconds_count"
+    }
+    assert counts == expected
 
 
 async def test_ages_and_steps_of_every_domain_are_told_and_infinite_without_data(data_dir: Path) -> None:

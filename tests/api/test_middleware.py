@@ -258,6 +258,19 @@ async def test_a_range_goes_to_the_file() -> None:
         assert (await client.get("/v1/x", headers={"Range": "bytes=0-1"})).text == "bytes=0-1"
 
 
+async def test_what_is_kept_goes_to_those_who_accept_it() -> None:
+    app = App(lambda request: Response(b"{}", headers=IMMUTABLE, media_type="application/json"))
+    async with client_of(app) as client:
+        for accept in ("application/json", "application/*", "text/html, */*;q=0.1", "*/*"):
+            await client.get("/v1/x", headers={"Accept": accept})
+        assert (app.asked, client.repeated()) == (1, 3)
+        for accept in ("text/html", "application/json;q=0, */*"):
+            await client.get("/v1/x", headers={"Accept": accept})
+        assert (app.asked, client.repeated()) == (3, 3)
+        await client.get("/v1/x")
+        assert (app.asked, client.repeated()) == (3, 4)
+
+
 async def test_an_error_in_another_form_is_told_again_as_a_problem() -> None:
     app = App(lambda request: Response("plain words", 418, headers={"Allow": "GET"}))
     async with client_of(app) as client:
