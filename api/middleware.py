@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.asked import accepts
 from api.cache import Lru
-from api.problems import MEDIA_TYPE, problem_response
+from api.problems import MEDIA_TYPE, problem_response, range_refusal
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -63,7 +63,10 @@ class RequestId:
             if message["type"] == "http.response.start":
                 if message["status"] >= 400 and not _is_problem(message["headers"]):
                     replaced = True
-                    response = problem_response(Request(scope), message["status"])
+                    request, size = Request(scope), dict(message["headers"]).get(b"content-range", b"")
+                    refused = "range" in request.headers and message["status"] in (400, 416)
+                    detail = range_refusal(request, size.decode().partition("*/")[2]) if refused else ""
+                    response = problem_response(request, message["status"], detail=detail)
                     kept = [h for h in message["headers"] if h[0] in (b"content-range", b"allow")]
                     response.raw_headers += [*kept, header]
                     await response(scope, receive, send)

@@ -26,14 +26,16 @@ Errors are RFC 9457 problem documents with a stable `type` and the request's id,
 `X-Request-ID`.
 """
 
-#: Errors any endpoint under /v1 may answer with.
+#: Errors any endpoint under /v1 may answer with, and those that every other may.
 _ERRORS = {
     "400": "The question makes no sense",
     "404": "What was asked for is not there",
-    "422": "A parameter is not what it should be",
+    "406": "`Accept` allows no form that there is",
+    "422": "A parameter is not what it should be, or there is none of that name",
     "500": "Something unexpected went wrong",
     "503": "The data cannot be read at the moment",
 }
+_EVERYWHERE = ("406", "422", "500", "503")
 
 
 def install(app: FastAPI, *, dependencies: Sequence[Depends]) -> None:
@@ -76,7 +78,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
             if path.startswith("/v1/"):
                 responses["304"] = {"description": "What `If-None-Match` names is still current"}
             for status, meaning in _ERRORS.items():
-                if path.startswith("/v1/") or status in ("500", "503"):
+                if path.startswith("/v1/") or status in _EVERYWHERE:
                     responses[status] = {
                         "description": meaning,
                         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import Path, Query
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from api.links import iso
 from nowcast.errors import BadRequest
@@ -25,6 +25,9 @@ FIRST_YEAR, LAST_YEAR = 1950, 2200
 _TIME = re.compile(
     r"\d{4}-?\d\d-?\d\d[Tt]\d\d:?\d\d(:?\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d(:?\d\d)?)", re.ASCII
 )
+
+_LONGEST_MODEL = 64
+_MODEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{,{_LONGEST_MODEL - 1}}}", re.ASCII)
 
 _EXAMPLE = "2026-11-21T07:10:00Z"
 
@@ -52,6 +55,16 @@ def _parse_named_time(text: object) -> datetime | None:
     return None if text == "latest" else parse_time(text).replace(microsecond=0)
 
 
+def _parse_model(text: str) -> str:
+    """Return what may be the name of a method: it becomes part of a file's name."""
+    if not _MODEL.fullmatch(text):
+        raise ValueError(
+            f"expected a method's name of at most {_LONGEST_MODEL} letters, digits, '.', '_', '+' and '-', "
+            f"got {text[:40]!r}"
+        )
+    return text
+
+
 def period(
     start: datetime | None, end: datetime | None, newest: datetime, usual: timedelta
 ) -> tuple[datetime, datetime]:
@@ -64,7 +77,9 @@ def period(
     start = start or end - usual
     if not timedelta(0) <= end - start <= LONGEST_PERIOD:
         days = LONGEST_PERIOD.days
-        raise BadRequest(f"expected `from` at most {days} days before `to`, got {iso(start)} to {iso(end)}")
+        raise BadRequest(
+            f"expected `from` before `to`, by {days} days at most, got from {iso(start)} to {iso(end)}"
+        )
     return start, end
 
 
@@ -74,6 +89,8 @@ _NAMED_TIME_SCHEMA = {
     "anyOf": [{"const": "latest", "type": "string"}, _TIME_SCHEMA],
     "examples": ["latest", _EXAMPLE],
 }
+
+_MODEL_SCHEMA = {"type": "string", "maxLength": _LONGEST_MODEL, "pattern": f"^{_MODEL.pattern}$"}
 
 UtcTime = Annotated[datetime, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCHEMA)]
 
@@ -97,13 +114,8 @@ Start = Annotated[UtcTime | None, Query(alias="from", description="First time")]
 End = Annotated[UtcTime | None, Query(alias="to", description="Last time")]
 Limit = Annotated[int, Query(ge=1, le=MOST_ENTRIES, description="Most entries to return")]
 Model = Annotated[
-    str | None,
-    Query(
-        pattern="^[A-Za-z0-9][A-Za-z0-9._+-]*$",
-        max_length=64,
-        description="Method; without it, the one served",
-        examples=["extrapolation"],
-    ),
+    Annotated[str, AfterValidator(_parse_model), WithJsonSchema(_MODEL_SCHEMA)] | None,
+    Query(description="Method; without it, the one served", examples=["extrapolation"]),
 ]
 Lead = Annotated[
     int | None,

@@ -19,6 +19,22 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+#: What was expected where a parameter fails a check, by the check's name, with the check's own figures.
+_EXPECTED = {
+    "missing": "a value",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than_equal": "{le:g} or less",
+    "literal_error": "{expected}",
+    "too_long": "{max_length} values at most",
+}
+
+#: Longest part [characters] of a value repeated in an answer.
+_LONGEST = 40
+
 #: What a client is told of each error raised on purpose: status and title. Every class of the tree is here.
 #: The branch under ``InputError`` speaks of what a client handed in; a stored file that cannot be read is a
 #: ``StorageError`` by the time it gets here (see :meth:`api.service.Service.read`).
@@ -112,7 +128,7 @@ def _on_http_error(request: Request, error: Exception) -> Response:
         headers = {"Allow": "GET, HEAD"}
     detail = {
         404: f"There is nothing at {request.url.path}; see the documentation at /docs.",
-        405: f"{request.method} is not possible here.",
+        405: f"expected GET or HEAD, got {request.method[:_LONGEST]}",
     }.get(error.status_code, "")
     return problem_response(request, error.status_code, detail=detail, headers=headers)
 
@@ -122,12 +138,11 @@ def _on_invalid_parameters(request: Request, error: Exception) -> Response:
         ParameterProblem(parameter=_parameter(found), detail=_sentence(found))
         for found in cast(RequestValidationError, error).errors()
     ]
-    named = ", ".join(dict.fromkeys(found.parameter for found in parameters))
     return problem_response(
         request,
         422,
         title="Invalid parameter",
-        detail=f"The request cannot be understood because of {named}.",
+        detail="; ".join(f"{problem.parameter}: {problem.detail}" for problem in parameters),
         kind="urn:nowcast:problem:invalid-parameter",
         parameters=parameters,
     )
@@ -139,7 +154,21 @@ def _parameter(found: dict[str, Any]) -> str:
 
 
 def _sentence(found: dict[str, Any]) -> str:
-    return str(found["msg"]).removeprefix("Value error, ")
+    """Return what was expected and what came; checks of our own say so themselves."""
+    kind, figures = found["type"], found.get("ctx", {})
+    if kind not in _EXPECTED:
+        return str(found["msg"]).removeprefix("Value error, ")
+    came = {"missing": "none", "too_long": str(figures.get("actual_length"))}
+    got = came.get(kind, repr(str(found["input"])[:_LONGEST]))
+    return f"expected {_EXPECTED[kind].format(**figures)}, got {got}"
+
+
+def range_refusal(request: Request, size: str) -> str:
+    """Return in words why a ``Range`` is refused; ``size`` [bytes] is empty unless that is the reason."""
+    got = f"got {request.headers.get('range', '')[:_LONGEST]!r}"
+    if size:
+        return f"expected a Range within the {size} bytes there are, {got}"
+    return f"expected a Range such as bytes=0-1023, {got}"
 
 
 def _on_unexpected(request: Request, error: Exception) -> Response:

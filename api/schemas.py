@@ -41,7 +41,7 @@ class ParameterProblem(Document):
     """What is wrong with one parameter."""
 
     parameter: Annotated[str, Field(examples=["lat"])]
-    detail: Annotated[str, Field(examples=["Input should be less than or equal to 90"])]
+    detail: Annotated[str, Field(examples=["expected 90 or less, got '100'"])]
 
 
 class Problem(Document):

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from fastapi import Path as PathParameter
 
 from api.cache import Products, RedisTier, Refreshed
+from api.links import link
 from api.schemas import RecentScores
 from nowcast.archive.archive import Archive
 from nowcast.errors import InputError, NoForecast, StorageError
@@ -127,7 +128,10 @@ class Service:
         models = self.store.models(domain.name, issue_time)
         models.sort(key=lambda name: order.index(name) if name in order else len(order))
         if not models:
-            raise NoForecast(f"domain {domain.name!r} has no forecast of {issue_time:%Y-%m-%dT%H:%M:%SZ}")
+            raise NoForecast(
+                f"domain {domain.name!r} has no forecast of {issue_time:%Y-%m-%dT%H:%M:%SZ}; "
+                f"{link(domain.name, 'forecasts')} lists those there are"
+            )
         if model is not None and model not in models:
             raise NoForecast(
                 f"domain {domain.name!r} has no forecast of {issue_time:%Y-%m-%dT%H:%M:%SZ} by {model!r}; "

@@ -81,7 +81,8 @@ async def _frame_time(service: Service, domain: Domain, time: datetime | None) -
             raise NoFrame(f"no frame of domain {domain.name!r} has come yet")
         return newest
     if not await service.read(service.archive.has, domain.name, time):
-        raise NoFrame(f"domain {domain.name!r} has no frame of {iso(time)}")
+        listed = link(domain.name, "observations")
+        raise NoFrame(f"domain {domain.name!r} has no frame of {iso(time)}; {listed} lists those there are")
     return time
 
 

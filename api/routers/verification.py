@@ -56,7 +56,7 @@ async def verification(
     newest = await service.newest_frame(domain.name)
     start, end = period(start, end, newest or service.now().replace(microsecond=0), RECENT)
     pooled = await service.pooled(domain.name, start, end)
-    _check_known(models, thresholds, domain, pooled)
+    _check_known(models, thresholds, leads, domain, pooled)
     answer = Verification(
         domain=domain.name,
         start=start,
@@ -70,9 +70,13 @@ async def verification(
 
 
 def _check_known(
-    models: list[str] | None, thresholds: list[float] | None, domain: Domain, pooled: Pooled
+    models: list[str] | None,
+    thresholds: list[float] | None,
+    leads: list[int] | None,
+    domain: Domain,
+    pooled: Pooled,
 ) -> None:
-    """Refuse a method or threshold that there is not: an empty answer would read as "never scored".
+    """Refuse a method, threshold or lead that there is not: an empty answer would read as "never scored".
 
     Raises:
         BadRequest: Naming the unknown and the known ones.
@@ -85,6 +89,11 @@ def _check_known(
     if unknown_dbz := [threshold for threshold in thresholds or () if threshold not in known]:
         there_are = ", ".join(f"{threshold:g}" for threshold in known)
         raise BadRequest(f"expected a threshold among {there_are} dBZ, got {unknown_dbz[0]:g}")
+    made = {domain.step_minutes * number for number in range(1, domain.leads + 1)}
+    minutes = sorted(made.union(lead for _, lead in pooled))
+    if unknown_leads := [lead for lead in leads or () if lead not in minutes]:
+        there_are = ", ".join(map(str, minutes))
+        raise BadRequest(f"expected a lead among {there_are} min, got {unknown_leads[0]}")
 
 
 def _rows(

@@ -70,6 +70,7 @@ def test_errors_are_described_as_the_problems_they_are(description: dict) -> Non
         for status, response in operations["get"]["responses"].items():
             if status.startswith(("4", "5")):
                 assert list(response["content"]) == ["application/problem+json"], path
+        assert {"406", "422"} <= set(operations["get"]["responses"]), path
 
 
 @pytest.mark.anyio

@@ -114,6 +114,72 @@ async def test_every_wrong_parameter_is_named_with_what_was_expected(
     assert answer.status_code == 422
     told = answer.json()
     assert told["type"] == "urn:nowcast:problem:invalid-parameter"
-    assert told["detail"] == "The request cannot be understood because of lat, lon."
+    assert told["detail"] == "lat: expected 90 or less, got '100'; lon: expected a number, got 'east'"
     assert [p["parameter"] for p in told["parameters"]] == ["lat", "lon"]
-    assert "less than or equal to 90" in told["parameters"][0]["detail"]
+    assert told["parameters"][0]["detail"] == "expected 90 or less, got '100'"
+
+
+NORTH = "/v1/domains/north"
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/point?lat=60", "lon: expected a value, got none"),
+        ("/point?lat=60&lon=-181", "lon: expected -180 or more, got '-181'"),
+        ("/point?lat=nan&lon=25", "lat: expected a finite number, got 'nan'"),
+        ("/forecasts?limit=501", "limit: expected 500 or less, got '501'"),
+        ("/forecasts?limit=many", "limit: expected a whole number, got 'many'"),
+        ("/forecasts/latest/map.png?theme=drak", "theme: expected 'light' or 'dark', got 'drak'"),
+        (
+            "/forecasts/latest?model=a/b",
+            "model: expected a method's name of at most 64 letters, digits, '.', '_', '+' and '-', got 'a/b'",
+        ),
+        (
+            "/forecasts?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z",
+            "expected `from` before `to`, by 31 days at most, "
+            "got from 2026-01-02T00:00:00Z to 2026-01-01T00:00:00Z",
+        ),
+        (
+            "/forecasts/latest?model=b",
+            "domain 'north' has no forecast of 2026-01-01T12:00:00Z by 'b'; there are extrapolation",
+        ),
+        (
+            "/forecasts/2026-01-01T09:00:00Z",
+            "domain 'north' has no forecast of 2026-01-01T09:00:00Z; "
+            "/v1/domains/north/forecasts lists those there are",
+        ),
+        (
+            "/observations/2026-01-01T09:00:00Z",
+            "domain 'north' has no frame of 2026-01-01T09:00:00Z; "
+            "/v1/domains/north/observations lists those there are",
+        ),
+        ("/verification?" + "lead=5&" * 73, "lead: expected 72 values at most, got 73"),
+        ("/verification?lead=7", "expected a lead among 5, 10, 15, 20 min, got 7"),
+        ("/verification?threshold=high", "threshold: expected a number, got 'high'"),
+    ],
+)
+async def test_a_refusal_says_what_was_expected_and_what_came(
+    client: httpx.AsyncClient, path: str, detail: str
+) -> None:
+    answer = await client.get(NORTH + path)
+    assert (400 <= answer.status_code < 500, answer.json()["detail"]) == (True, detail)
+
+
+async def test_a_refused_range_or_method_is_told_what_there_is(client: httpx.AsyncClient) -> None:
+    data = f"{NORTH}/forecasts/latest/data"
+    size = len((await client.get(data)).content)
+    for asked, status, expected in (
+        ("bytes=99999999-", 416, f"expected a Range within the {size} bytes there are"),
+        ("lines=1", 400, "expected a Range such as bytes=0-1023"),
+    ):
+        answer = await client.get(data, headers={"Range": asked})
+        assert (answer.status_code, answer.json()["detail"]) == (status, f"{expected}, got {asked!r}")
+    assert (await client.post(data)).json()["detail"] == "expected GET or HEAD, got POST"
+
+
+async def test_long_values_are_cut_in_what_is_told(client: httpx.AsyncClient) -> None:
+    for name in ("lat", "lon", "model", "x" * 5000):
+        answer = await client.get(f"{NORTH}/point?lat=60&lon=25&{name}={'9' * 5000}")
+        assert answer.status_code == 422
+        assert len(answer.json()["detail"]) < 300
