@@ -49,9 +49,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     asked = [Depends(only_known_parameters), Depends(acceptable)]
     for module in (domains, observations, forecasts, points, verification, system):
         app.include_router(module.router, dependencies=asked)
-    app.include_router(
-        pages.router, dependencies=[Depends(acceptable)]
-    )  # links to pages carry what they like
+    # Links to pages carry what parameters they like.
+    app.include_router(pages.router, dependencies=[Depends(acceptable)])
     problems.install(app)
     openapi.install(app, dependencies=asked)
     app.add_middleware(
