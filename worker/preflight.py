@@ -22,7 +22,7 @@ def check_data_dir(settings: Settings, *, writes: bool) -> None:
     try:
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
-        os.stat(folder / ".")
+        os.stat(f"{folder}/.")  # a file has none; a Path would drop the dot
     except OSError as error:
         raise SettingsError(f"NOWCAST_DATA_DIR: {wanted}, got {folder}: {error.strerror}") from error
     if not os.access(folder, os.R_OK | os.X_OK | (os.W_OK if writes else 0)):

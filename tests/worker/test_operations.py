@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +32,8 @@ from worker.broker import find_server
 from worker.infer import CATCH_UP_TRIES, Infer
 from worker.ingest import Ingest
 from worker.lock import LOCK_FILE, sole_service
-from worker.processes import Child
+from worker.loop import END_SECONDS
+from worker.processes import GRACE_SECONDS, Child
 from worker.up import free_ports
 
 NOWCAST = (sys.executable, "-m", "worker.cli")
@@ -82,8 +84,14 @@ def test_folders_that_cannot_be_used_are_named(domains: Path, tmp_path: Path) ->
     taken.write_text("")
     (port,) = free_ports(1)
     common = ("--domains", domains, "--port", port)
-    assert "NOWCAST_DATA_DIR: expected a folder" in refused("up", *common, "--data", taken)
-    assert "NOWCAST_DATA_DIR: expected a folder" in refused("api", *common, "--data", tmp_path / "absent")
+    for part, folder, may, reason in (
+        ("up", taken, "write to", "File exists"),
+        ("api", taken, "read", "Not a directory"),
+        ("api", tmp_path / "absent", "read", "No such file or directory"),
+    ):
+        line = refused(part, *common, "--data", folder)
+        wanted = f"expected a folder this process may {may}, got {folder}: {reason}"
+        assert line == f"nowcast: NOWCAST_DATA_DIR: {wanted}"
     line = refused("up", *common, "--data", tmp_path / "data", NOWCAST_WEIGHTS_DIR=str(taken))
     assert line == f"nowcast: NOWCAST_WEIGHTS_DIR: expected a folder, got the file {taken}"
 
@@ -171,6 +179,10 @@ def test_a_busy_process_ends_when_its_time_is_over_or_at_a_second_signal(
         assert process.wait(60) == code
 
 
+def test_a_service_allows_its_parts_and_itself_five_seconds_to_end() -> None:
+    assert END_SECONDS < GRACE_SECONDS < 5
+
+
 def test_what_is_no_file_of_a_domain_is_said_once_and_never_followed(
     data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,11 +194,13 @@ def test_what_is_no_file_of_a_domain_is_said_once_and_never_followed(
         (here.folder.inbox("sim") / "link.h5").symlink_to(frame)
         (here.folder.inbox("sim") / "folder").mkdir()
         here.folder.inbox("unknown").mkdir()
+        here.folder.inbox("elsewhere").symlink_to(tmp_path)
         for _ in range(2):
             worker._next_look = 0.0
             assert worker.poll() == 0
     told = [record.getMessage() for record in caplog.records if "left alone" in record.getMessage()]
     assert sorted(line.split(" is ")[0] for line in told) == [
+        "inbox/elsewhere",
         "inbox/sim/folder",
         "inbox/sim/link.h5",
         "inbox/unknown",
@@ -195,7 +209,23 @@ def test_what_is_no_file_of_a_domain_is_said_once_and_never_followed(
         kind: telemetry.registry.get_sample_value("nowcast_inbox_ignored", {"kind": kind})
         for kind in ingest_module.IGNORED
     }
-    assert counts == {"symlink": 1, "folder": 1, "special": 0, "no_domain": 1}
+    assert counts == {"symlink": 2, "folder": 1, "special": 0, "no_domain": 1}
+    assert frame.exists()
+
+
+def test_an_inbox_that_is_a_link_is_said_and_not_followed(data_dir: Path, tmp_path: Path) -> None:
+    here, telemetry = settings(data_dir), Telemetry()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    frame = drop(raw_frames(1)[0], outside)
+    os.utime(frame, (0, 0))
+    here.folder.inbox("sim").parent.mkdir(parents=True, exist_ok=True)
+    here.folder.inbox("sim").symlink_to(outside)
+    with SandboxedReader() as reader:
+        worker = Ingest(here, telemetry, reader=reader, clock=lambda: START + timedelta(hours=1))
+        worker.prepare()
+        assert worker.poll() == 0
+    assert telemetry.registry.get_sample_value("nowcast_inbox_ignored", {"kind": "symlink"}) == 1
     assert frame.exists()
 
 
@@ -203,9 +233,12 @@ def test_files_wait_in_the_inbox_while_the_disk_has_less_than_its_reserve(data_d
     here, telemetry = settings(data_dir), Telemetry()
     old = data_dir / "forecasts/sim/2020/01/01/sim_20200101T000000Z_sprog.nc"
     now = datetime.now(UTC)
-    young = data_dir / f"forecasts/sim/{now:%Y/%m/%d}/sim_{now:%Y%m%dT%H%M%SZ}_sprog.nc"
-    for path in (old, young):
-        path.parent.mkdir(parents=True)
+    young, latest = (
+        data_dir / f"forecasts/sim/{time:%Y/%m/%d}/sim_{time:%Y%m%dT%H%M%SZ}_sprog.nc"
+        for time in (now - timedelta(hours=1), now)  # the latest would be kept at any age
+    )
+    for path in (old, young, latest):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"a forecast")
     with SandboxedReader() as reader:
         full = here.model_copy(update={"reserve_mb": 2**40})
@@ -215,7 +248,7 @@ def test_files_wait_in_the_inbox_while_the_disk_has_less_than_its_reserve(data_d
         os.utime(path, (0, 0))
         assert worker.poll() == 0
         assert path.exists()
-        assert (old.exists(), young.exists()) == (False, True)
+        assert (old.exists(), young.exists(), latest.exists()) == (False, True, True)
         assert telemetry.registry.get_sample_value("nowcast_ingest_paused") == 1
         worker._settings, worker._next_look = here, 0.0  # somebody made room
         assert worker.poll() == 1
@@ -258,8 +291,9 @@ def test_the_space_on_the_disk_is_a_metric(tmp_path: Path) -> None:
     free, total = (
         telemetry.registry.get_sample_value(f"nowcast_disk_{name}_bytes") for name in ("free", "total")
     )
-    assert free is not None and total is not None
-    assert 0 <= free <= total
+    assert total == shutil.disk_usage(tmp_path).total
+    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.5), "others write there too"
+    assert free < total
 
 
 def test_the_version_is_said() -> None:

@@ -249,6 +249,17 @@ def test_a_valid_range_is_that_of_what_is_stored(
     np.testing.assert_allclose(raw.values[0], np.float32(expected) * np.float32(factor), rtol=1e-6)
 
 
+@pytest.mark.parametrize("most", [np.int16(200), 20.0])
+def test_bytes_whose_range_goes_beyond_127_have_no_sign(tmp_path: Path, most: Any) -> None:
+    """The same bytes as 0, 50, 200 and 201 (NetCDF User's Guide, appendix A, on ``valid_range``)."""
+    stored = np.array([[0, 50, 200, 201]] * 3, np.uint8).view(np.int8)
+    attributes = {"valid_max": most, "scale_factor": 0.1}
+    if isinstance(most, float):  # in the unit of what is scaled, which says nothing of the sign
+        attributes |= {"_Unsigned": "true"}
+    raw = only(written(tmp_path / "a.nc", values=stored, attributes=attributes))
+    np.testing.assert_allclose(raw.values[0], np.float32([0, 5, 20, np.nan]), rtol=1e-6)
+
+
 def test_text_where_a_number_belongs_is_refused(tmp_path: Path) -> None:
     for k, attributes in enumerate(({"scale_factor": "0.1"}, {"missing_value": "-9999"})):
         with pytest.raises(InputError, match="number"):
@@ -265,6 +276,7 @@ def test_text_where_a_number_belongs_is_refused(tmp_path: Path) -> None:
         {"units": "seconds since 1970-01-01", "value": 1767269100},
         {"units": "milliseconds since 1970-01-01T00:00:00Z", "value": 1767269100000},
         {"units": "nanoseconds since 1970-01-01", "value": 1767269100 * 10**9, "dtype": "i8"},
+        {"units": "ns since 1970-01-01", "value": 1767269100 * 10**9, "dtype": "i8"},
         {"units": "days since 2026-01-01", "value": 0.5 + 5 / 1440},
         {"units": "hours since 2026-01-01 12:00 UTC", "value": 1 / 12},
         {"units": "minutes since 2026-01-01 12:00:00", "calendar": "proleptic_gregorian"},
@@ -278,7 +290,7 @@ def test_a_time_is_read_however_it_is_counted(tmp_path: Path, times: dict[str, A
 
 @pytest.mark.parametrize("calendar", ["noleap", "360_day", "all_leap"])
 def test_a_calendar_that_no_radar_has_is_refused(tmp_path: Path, calendar: str) -> None:
-    with pytest.raises(InputError, match="calendar"):
+    with pytest.raises(InputError, match=f"in a calendar of real days .*, got '{calendar}'"):
         only(written(tmp_path / "a.nc", times={"calendar": calendar}))
 
 
