@@ -26,6 +26,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from benchmarks.cost import measured
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
 from nowcast.frame.units import NO_ECHO_DBZ, ZR
@@ -173,19 +174,17 @@ def one_forecast(event: Event) -> dict[str, float]:
 
 def report_one(path: Path) -> None:
     """Forecast once from a saved cube, letting each field go, and print time and memory as JSON."""
-    before = _memory_mb("VmRSS")
-    cube: Cube = pickle.loads(path.read_bytes())
-    begun = time.perf_counter()
-    prediction = Extrapolation().predict(cube, LEADS)
-    for _ in prediction.fields:
-        pass
-    taken = time.perf_counter() - begun
-    print(json.dumps({"seconds": round(taken, 3), "memory_mb": round(_memory_mb("VmHWM") - before, 1)}))
+    seconds = []
 
+    def forecast() -> None:
+        cube: Cube = pickle.loads(path.read_bytes())
+        begun = time.perf_counter()
+        for _ in Extrapolation().predict(cube, LEADS).fields:
+            pass
+        seconds.append(time.perf_counter() - begun)
 
-def _memory_mb(field: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) / 1024
+    cost = measured(forecast)
+    print(json.dumps({"seconds": round(seconds[0], 3), "memory_mb": round(cost["memory_mb"], 1)}))
 
 
 def show_event(result: dict[str, Any]) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +14,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cost import measured
 from benchmarks.naive_networks import NaiveE3DLSTM, NaiveSCS, NaiveSTMoE, materialised_recall
 from models.e3d.recall import recall, to_rows
 from models.forecaster import Forecaster, RecurrentForecaster
@@ -198,23 +197,6 @@ def difference(network: nn.Module, naive_network: Callable[[Any], nn.Module], se
     return max(
         float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(*results, strict=True)
     )
-
-
-def measured(call: Callable[[], object]) -> dict[str, float]:
-    """Return seconds of a call, and the highest memory [MB] while it ran beyond that before it."""
-    gc.collect()  # what is dead already shall not make room for the call
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
-    before = memory_mb("VmRSS")
-    begun = time.perf_counter()
-    call()
-    taken = time.perf_counter() - begun
-    return {"seconds": taken, "memory_mb": max(0.0, memory_mb("VmHWM") - before)}
-
-
-def memory_mb(field: str) -> float:
-    """Return a field of this process's status in MB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def median_seconds(call: Callable[[], object], rounds: int = 5) -> float:

@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.cost import measured
 from benchmarks.extrapolation import (
     CONTINENT,
     CSI_SHORTFALL,
@@ -182,17 +183,12 @@ def one_forecast(event: Event) -> dict[str, float]:
 def report_one(path: Path) -> None:
     """Forecast once from a saved cube, letting each field go, and print time and memory as JSON."""
     cube: Cube = pickle.loads(path.read_bytes())
-    before = _memory_mb("VmRSS")
-    begun = time.perf_counter()
-    for _ in SPROG().predict(cube, LEADS).fields:
-        pass
-    taken = time.perf_counter() - begun
-    print(json.dumps({"seconds": round(taken, 3), "memory_mb": round(_memory_mb("VmHWM") - before, 1)}))
 
+    def forecast() -> None:
+        for _ in SPROG().predict(cube, LEADS).fields:
+            pass
 
-def _memory_mb(field: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) / 1024
+    print(json.dumps({what: round(cost, 3) for what, cost in measured(forecast).items()}))
 
 
 def main() -> None:
