@@ -85,6 +85,7 @@ def decode_times(variable: Variable, *, like: Variable | None = None) -> list[da
             )
     year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[1:7])
     epoch = cftime.datetime(year, month, day, hour, minute, second, calendar=calendar)
+    epoch = epoch.change_calendar("proleptic_gregorian", has_year_zero=True)  # once: it takes milliseconds
     begun = float(match[8] or 0) - _offset_seconds(match)
     return [_utc(epoch + timedelta(seconds=round(begun + float(number) * unit))) for number in numbers]
 
@@ -95,8 +96,7 @@ def _offset_seconds(match: re.Match[str]) -> float:
     return (abs(int(hours)) * 3600.0 + minutes * 60.0) * (-1.0 if hours.startswith("-") else 1.0)
 
 
-def _utc(moment: cftime.datetime) -> datetime:
-    real = moment.change_calendar("proleptic_gregorian")
+def _utc(real: cftime.datetime) -> datetime:
     return datetime(real.year, real.month, real.day, real.hour, real.minute, real.second, tzinfo=UTC)
 
 
