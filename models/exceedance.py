@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -130,11 +131,13 @@ class Exceedance(Forecaster):
         self.up = nn.ModuleList(_Block(below + beside, beside) for below, beside in pairs)
         self.mix = nn.Conv2d(sum(widths[:3][: len(widths) - 1]) + seen, config.hidden, 1)
         shape = (config.slots, len(config.thresholds_dbz))
-        minutes = config.slot_minutes * torch.arange(1, config.slots + 1)
-        slope = START_SLOPE * (START_SHARE + (1 - START_SHARE) * torch.exp(-minutes / START_MINUTES))
-        self.slope = nn.Parameter(slope[:, None].repeat(1, shape[1]) / READING_GAIN)
+        # Without arithmetic of tensors, for which torch loads its compiler on the meta device: a second.
+        minutes = [config.slot_minutes * slot for slot in range(1, config.slots + 1)]
+        kept = [START_SHARE + (1 - START_SHARE) * math.exp(-minute / START_MINUTES) for minute in minutes]
+        slopes = [[START_SLOPE * share / READING_GAIN] * shape[1] for share in kept]
+        self.slope = nn.Parameter(torch.tensor(slopes))
         self.bias = nn.Parameter(torch.full(shape, START_MIDDLE / READING_GAIN))
-        self.weight = nn.Parameter(0.003 * torch.randn(*shape, config.hidden))
+        self.weight = nn.Parameter(torch.randn(*shape, config.hidden).mul_(0.003))
         self.register_buffer("areas", torch.ones(shape))
         self.register_buffer("trust", torch.ones(shape))
 

@@ -239,3 +239,15 @@ def test_examples_in_docstrings_hold() -> None:
 def source_of(module: str) -> str:
     path = PROJECT.joinpath(*module.split("."))
     return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
+def test_every_hazard_is_held_by_the_tests_that_its_row_names() -> None:
+    page, tests = (PROJECT / "docs" / "hazards.md").read_text(), PROJECT / "tests"
+    named = re.findall(r"`((?:\w+/)+test_\w+)`: ([^;|]+)", page)
+    assert len(named) > 50
+    for file, sentences in named:
+        (path,) = tests.rglob(f"{file}.py")
+        known = set(re.findall(r"^(?:async )?def test_(\w+)\(", path.read_text(), re.MULTILINE))
+        assert {sentence.strip().replace(" ", "_") for sentence in sentences.split(",")} <= known, file
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| hazard")]
+    assert all("`: " in row for row in rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,7 +17,6 @@ from nowcast.errors import OutsideDomain, UnreadableFile
 
 #: Metres per degree of latitude on a sphere of the WGS 84 mean radius, 6 371 008.8 m.
 METRES_PER_DEGREE = 111_195.08
-
 
 #: Projections, by the beginning of their EPSG names, whose plane goes on to the east as a cylinder does: one
 #: turn around the globe further, every place comes again.
@@ -38,6 +38,9 @@ EARTH_AXES = (6_343_200.0, 6_406_800.0)
 
 #: A full turn in degrees.
 FULL_TURN = 360.0
+
+#: Reference system of longitudes and latitudes that people and files without a word about it mean.
+WGS84 = "EPSG:4326"
 
 
 @lru_cache(maxsize=64)
@@ -71,6 +74,27 @@ def _map_of(crs: CRS) -> CRS:
             "expected east and north"
         )
     return crs
+
+
+def crs_from_cf(parameters: Mapping[str, Any]) -> CRS:
+    """Return the reference system that attributes of a CF grid mapping describe.
+
+    An earth given by its size stands on the meridian of Greenwich unless another one is named, as CF has it.
+    That is said to PROJ, which looks half a second for it in its database otherwise.
+
+    Raises:
+        CRSError: If they describe none; KeyError, TypeError or ValueError, if not in the way CF does.
+
+    References:
+        CF Conventions 1.11, appendix F.
+    """
+    sized = any(name in parameters for name in ("earth_radius", "semi_major_axis", "semi_minor_axis"))
+    named = any(
+        name in parameters
+        for name in ("prime_meridian_name", "longitude_of_prime_meridian", "horizontal_datum_name")
+    )
+    greenwich = {"prime_meridian_name": "Greenwich", "longitude_of_prime_meridian": 0.0}
+    return CRS.from_cf({**(greenwich if sized and not named else {}), **parameters})
 
 
 @lru_cache(maxsize=64)
@@ -148,7 +172,7 @@ class Grid:
             UnreadableFile: If pyproj cannot make sense of the definition.
         """
         try:
-            parsed = CRS.from_cf(crs) if isinstance(crs, dict) else CRS.from_user_input(crs)
+            parsed = crs_from_cf(crs) if isinstance(crs, dict) else CRS.from_user_input(crs)
         except (CRSError, KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(f"the coordinate reference system {crs!r} cannot be understood") from error
         grid = cls(_map_of(parsed).to_wkt(), int(nx), int(ny), float(x0), float(y0), float(dx), float(dy))
@@ -259,7 +283,7 @@ class Grid:
 
     @cached_property
     def _to_plane(self) -> Transformer:
-        return Transformer.from_crs("EPSG:4326", self.crs, always_xy=True)
+        return _between(WGS84, self.crs_wkt)
 
     def lonlat_to_xy(self, lon: Any, lat: Any) -> tuple[Any, Any]:
         """Return plane coordinates of WGS 84 longitude and latitude [degrees]; not finite where undefined.

@@ -16,6 +16,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from nowcast.errors import UnreadableFile
+from nowcast.frame.grid import crs_from_cf
 from nowcast.readers.hdf5 import Attribute
 from nowcast.readers.netcdf import NetCDF, Variable
 from nowcast.readers.projections import LEAST_EARTH, MAX_DEFINITION, without_files
@@ -172,7 +173,6 @@ def _hashable(attributes: Mapping[str, Attribute]) -> tuple[tuple[str, Attribute
 
 @lru_cache(maxsize=64)
 def _by_parameters(attributes: tuple[tuple[str, Attribute], ...]) -> CRS:
-    # Kept, because PROJ searches its whole database for a datum that has no name: half a second.
     parameters = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in attributes
@@ -185,7 +185,7 @@ def _by_parameters(attributes: tuple[tuple[str, Attribute], ...]) -> CRS:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return CRS.from_cf(parameters)
+            return crs_from_cf(parameters)
     except (CRSError, KeyError, TypeError, ValueError) as error:
         raise UnreadableFile(f"the grid mapping {parameters} cannot be understood"[:300]) from error
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command
 import numpy as np
 import pytest
 import torch
@@ -27,15 +28,13 @@ from worker.cli.options import compute_of
 #: Networks of the papers' sizes, for which the package has no weights.
 UNSHIPPED = ("unet_standard", "convlstm_paper")
 
-NOWCAST = (sys.executable, "-m", "worker.cli")
-
 #: What takes long to load.
 HEAVY = ("numpy", "xarray", "h5py", "netCDF4", "pydantic", "pyproj", "redis", "fastapi", "cv2", "torch")
 
 
-def nowcast(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*NOWCAST, *map(str, words)], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr + done.stdout
+def nowcast(*words: object, code: int = 0) -> command.Done:
+    done = command.nowcast(*words)
+    assert done.code == code, done.err + done.out
     return done
 
 
@@ -103,15 +102,10 @@ def test_hindcast_writes_the_documented_scores(files: list[Path], tmp_path: Path
 
 def test_the_archive_is_filled_listed_compacted_and_exported(files: list[Path], tmp_path: Path) -> None:
     data = tmp_path / "data"
-    assert (
-        "3 new frames, 0 known"
-        in nowcast("archive", "add", *files[:3], "--domain", "sim", "--data", data).stdout
-    )
-    assert (
-        "0 new frames, 3 known"
-        in nowcast("archive", "add", *files[:3], "--domain", "sim", "--data", data).stdout
-    )
-    assert "2026-01-01" in nowcast("archive", "ls", "--data", data).stdout
+    adding = ("archive", "add", *files[:3], "--domain", "sim", "--data", data)
+    assert "3 new frames, 0 known" in nowcast(*adding).out
+    assert "0 new frames, 3 known" in nowcast(*adding).out
+    assert "2026-01-01" in nowcast("archive", "ls", "--data", data).out
     nowcast("archive", "compact", "sim", "2026-01-01", "--data", data)
     store = tmp_path / "frames.zarr"
     nowcast("archive", "export", "sim", store, "--data", data)
@@ -140,21 +134,31 @@ def test_bad_input_is_one_clear_line_and_a_failing_exit(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = nowcast(*words, code=2)
-    last = done.stderr.strip().splitlines()[-1]
+    last = done.err.strip().splitlines()[-1]
     assert last.startswith("nowcast: ")
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_process_itself_ends_with_the_code_and_says_the_line_on_standard_error(tmp_path: Path) -> None:
+    words = (sys.executable, "-m", "worker.cli", "forecast", "absent.h5", "-o", "out.nc")
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (2, "")
+    assert done.stderr.startswith("nowcast: ")
+    assert done.stderr.endswith("\n")
+    assert done.stderr.count("\n") == 1
+    assert "absent.h5" in done.stderr
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones(files: list[Path], tmp_path: Path) -> None:
     done = nowcast("forecast", *files[:2], "--model", "oracle", "-o", tmp_path / "out.nc", code=2)
-    assert "extrapolation" in done.stderr
+    assert "extrapolation" in done.err
     assert not (tmp_path / "out.nc").exists()
 
 
 def test_help_waits_for_nothing_but_the_command_line_itself() -> None:
     told = subprocess.run(
-        [sys.executable, "-X", "importtime", *NOWCAST[1:], "--help"],
+        [sys.executable, "-X", "importtime", "-m", "worker.cli", "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -182,7 +186,7 @@ def test_a_network_forecasts_untrained_for_whom_asks_for_it_and_says_so(
 ) -> None:
     output = tmp_path / "out.nc"
     done = nowcast("forecast", *files[:6], "--model", model, "--steps", 2, "-o", output)
-    assert "untrained weights" in " ".join(done.stdout.split())
+    assert "untrained weights" in " ".join(done.out.split())
     with xr.open_dataset(output, engine="h5netcdf", decode_timedelta=False) as forecast:
         assert forecast.attrs["model"] == model
         assert forecast.attrs["model_version"] == "untrained"
@@ -263,11 +267,11 @@ def test_weights_that_are_named_are_used_or_refused(files: list[Path], tmp_path:
     output = tmp_path / "out.nc"
     crn = ("forecast", *files[:5], "--model", "crn", "--weights")
     done = nowcast(*crn, weights, "-o", output, code=2)
-    assert "expected weights of crn" in done.stderr
+    assert "expected weights of crn" in done.err
     done = nowcast(*crn, weights / "convlstm", "-o", output, code=2)
-    assert "expected weights of crn" in done.stderr
+    assert "expected weights of crn" in done.err
     done = nowcast(*crn, tmp_path / "absent", "-o", output, code=2)
-    assert "absent" in done.stderr
+    assert str(tmp_path / "absent") in done.err
     assert not output.exists()
 
 
@@ -288,20 +292,20 @@ def test_a_hindcast_without_weights_says_that_it_was_untrained(files: list[Path]
     output = tmp_path / "scores.json"
     done = nowcast("hindcast", *files[:7], "--models", UNSHIPPED[0], "--steps", 2, "-o", output)
     facts = json.loads(output.read_text())["models"][UNSHIPPED[0]]
-    assert f"{UNSHIPPED[0]}: 1 of 1 degraded: untrained weights" in " ".join(done.stdout.split())
+    assert f"{UNSHIPPED[0]}: 1 of 1 degraded: untrained weights" in " ".join(done.out.split())
     assert facts["degraded"] == {"untrained weights": 1}
     assert facts["version"] == "untrained"
 
 
 def test_help_names_the_networks() -> None:
-    told = nowcast("forecast", "--help").stdout
+    told = nowcast("forecast", "--help").out
     assert all(name in told for name in ("persistence", "convlstm", "scs", "--weights", "--memory-mb"))
 
 
 def test_what_files_do_not_say_the_command_line_can(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "formats/openmrg_smhi_2015/openMRG_Radar_180minutes.nc"
     words = ("archive", "add", str(path), "--data", str(tmp_path), "--domain", "smhi")
-    assert "states no unit" in nowcast(*words, code=2).stderr
+    assert "states no unit" in nowcast(*words, code=2).err
     nowcast(*words, "--quantity", "RATE", "--unit", "mm/h")
     archive = Archive(tmp_path / "archive")
     frame = archive.load("smhi", archive.times("smhi")[0])

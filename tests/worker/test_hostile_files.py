@@ -88,7 +88,9 @@ def cut_out(content: bytearray, chance: random.Random) -> bytearray:
     return content
 
 
-MUTATIONS: tuple[Callable[[bytearray, random.Random], bytearray], ...] = (
+Mutation = Callable[[bytearray, random.Random], bytearray]
+
+MUTATIONS: tuple[Mutation, ...] = (
     flip_bits,
     flip_header_bits,
     truncate,
@@ -98,12 +100,12 @@ MUTATIONS: tuple[Callable[[bytearray, random.Random], bytearray], ...] = (
 )
 
 
-def mutated(path: Path, chance: random.Random) -> bytes:
+def mutated(path: Path, mutate: Mutation, chance: random.Random) -> bytes:
     content = path.read_bytes()
     inside = path.suffix == ".gz" and chance.random() < 0.6
     if inside:
         content = gzip.decompress(content)
-    changed = chance.choice(MUTATIONS)(bytearray(content), chance)
+    changed = mutate(bytearray(content), chance)
     return gzip.compress(bytes(changed), 1) if inside else bytes(changed)
 
 
@@ -117,7 +119,7 @@ def check_archived(archive: Archive, domain: str) -> None:
 
 
 def run(tmp_path: Path, samples: list[tuple[Path, int]], count: int, seed: int) -> Counter[str]:
-    """Take ``count`` mutated files and return how many had which outcome."""
+    """Take ``count`` mutated files, of each sample in turn by another mutation; return the outcomes."""
     chance = random.Random(seed)
     domains = {f"d{n}": Domain(name=f"d{n}", step_minutes=step) for n, (_, step) in enumerate(samples)}
     settings = Settings(
@@ -129,10 +131,11 @@ def run(tmp_path: Path, samples: list[tuple[Path, int]], count: int, seed: int) 
     slowest = 0.0
     try:
         for number in range(count):
-            which = chance.randrange(len(samples))
+            turn, which = divmod(number, len(samples))
             name, (path, _) = f"d{which}", samples[which]
+            mutate = MUTATIONS[(which + turn) % len(MUTATIONS)]
             target = settings.folder.inbox(name) / f"{number:05}_{path.name}"
-            target.write_bytes(mutated(path, chance))
+            target.write_bytes(mutated(path, mutate, chance))
             start = time.monotonic()
             became = ingest.take(name, target)
             if target.exists():  # its writer might still be at work
@@ -180,16 +183,20 @@ def test_mutated_simulated_files_never_break_ingest(tmp_path: Path) -> None:
     assert outcomes["unreadable"] + outcomes["unknown_format"] > 20
 
 
-def test_mutated_real_files_never_break_ingest(tmp_path: Path, shared_data: Path) -> None:
+@pytest.mark.parametrize(
+    ("count", "seed"),
+    [
+        (45, 2),
+        pytest.param(120, 2, marks=pytest.mark.slow),
+        pytest.param(5000, 3, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_mutated_real_files_never_break_ingest(
+    tmp_path: Path, shared_data: Path, count: int, seed: int
+) -> None:
     samples = list(existing(shared_data))
     assert len(samples) == len(SAMPLES)
-    outcomes = run(tmp_path, samples, count=120, seed=2)
-    assert outcomes.total() >= 120
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_five_thousand_mutated_real_files_never_break_ingest(tmp_path: Path, shared_data: Path) -> None:
-    outcomes = run(tmp_path, list(existing(shared_data)), count=5000, seed=3)
+    assert count >= max(len(SAMPLES), len(MUTATIONS)), "each sample and each mutation occurs"
+    outcomes = run(tmp_path, samples, count=count, seed=seed)
     print(outcomes)  # noqa: T201
-    assert outcomes.total() >= 5000
+    assert outcomes.total() >= count

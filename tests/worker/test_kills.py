@@ -1,4 +1,4 @@
-"""A replay during which every process is killed at random: in the end everything is there, once."""
+"""A replay during which every process is killed at random, and SIGTERM, which ends them all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
+from command import nowcast
 from patience import wait_until
 
 from nowcast.archive.archive import Archive
@@ -39,22 +41,27 @@ VICTIMS = (
     "api.app",
 )
 
+#: Those that always run; the reading process ends with its worker and rarely lives long enough.
+LASTING = {*VICTIMS} - {"nowcast.readers.sandbox"}
+
 
 class Replay:
     """The service under test, on a domain called ``event`` with five-minute steps."""
 
-    def __init__(self, folder: Path, leads: int) -> None:
+    def __init__(self, folder: Path, leads: int, model: str = "auto") -> None:
         try:
             find_server()
         except BusError as error:
             pytest.skip(str(error))
         self.data, self.leads = folder / "data", leads
         toml = folder / "domains.toml"
-        toml.write_text(f"[domains.event]\nstep_minutes = 5\nleads = {leads}\nbackfill_minutes = 1440\n")
+        lines = ("[domains.event]", "step_minutes = 5", f"leads = {leads}", "backfill_minutes = 1440")
+        toml.write_text("\n".join((*lines, f'model = "{model}"\n')))
         (port,) = free_ports(1)
-        command = [sys.executable, "-m", "worker.cli", "up", "--domains", str(toml), "--data", str(self.data)]
+        self.words = ("up", "--domains", str(toml), "--data", str(self.data), "--port", str(port))
         self.process = subprocess.Popen(
-            [*command, "--port", str(port)], env={**os.environ, "NOWCAST_LOG_LEVEL": "error"}
+            [sys.executable, "-m", "worker.cli", *self.words],
+            env={**os.environ, "NOWCAST_LOG_LEVEL": "error"},
         )
         self.inbox = self.data / "inbox" / "event"
         self.kills: list[str] = []
@@ -75,10 +82,11 @@ class Replay:
         return running
 
     def kill_one(self, chance: random.Random) -> None:
-        """Kill one of the processes that run now, each kind with the same chance."""
+        """Kill one of the processes that run now, by chance of a kind that was killed least."""
         wait_until(self.victims)
         running = self.victims()
-        wanted = chance.choice(sorted({victim for victim, _ in running}))
+        kinds = sorted({victim for victim, _ in running})
+        wanted = min(chance.sample(kinds, len(kinds)), key=self.kills.count)
         with suppress(psutil.NoSuchProcess):
             next(process for victim, process in running if victim == wanted).send_signal(signal.SIGKILL)
             self.kills.append(wanted)
@@ -125,23 +133,31 @@ class Replay:
         return problems
 
     def run(
-        self, paths: list[Path], times: list[datetime], *, kills: int, seed: int, patience: float
+        self,
+        paths: list[Path],
+        times: list[datetime],
+        *,
+        kills: int,
+        seed: int,
+        patience: float,
+        pause: float = 0.6,
     ) -> None:
         chance = random.Random(seed)
-        wait_until(
-            lambda: set(VICTIMS) - {"nowcast.readers.sandbox"} <= {victim for victim, _ in self.victims()}
-        )
+        wait_until(lambda: {victim for victim, _ in self.victims()} >= LASTING)
+        archive = Archive(self.data / "archive")
+        self.deliver(paths[0])
+        wait_until(lambda: archive.times("event"))  # so kills meet processes at work
         kill_at = sorted(chance.sample(range(4 * len(paths)), kills))
         for moment in range(4 * len(paths)):  # four moments a frame, a kill at some of them
-            if moment % 4 == 0:
+            if moment % 4 == 0 and moment:
                 self.deliver(paths[moment // 4])
-            time.sleep(chance.uniform(0.05, 0.6))
+            time.sleep(chance.uniform(0.05, pause))
             if moment in kill_at:
                 self.kill_one(chance)
         deadline = time.monotonic() + patience
         problems = ["not looked at yet"]
         while problems and time.monotonic() < deadline:
-            time.sleep(1.0)
+            time.sleep(0.2)
             try:
                 problems = self.missing(times) or self.unfinished_messages()
             except (ValueError, psutil.Error) as error:
@@ -155,19 +171,38 @@ class Replay:
         self.process.wait(60)
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replay]:
+    """A running service, by a method without networks: each start of those takes seconds."""
+    replay = Replay(tmp_path_factory.mktemp("service"), leads=3, model="extrapolation")
+    yield replay
+    replay.stop()
+
+
 @pytest.mark.timeout(900)
-def test_a_simulated_event_survives_kills_of_every_process(tmp_path: Path) -> None:
+def test_a_simulated_event_survives_kills_of_every_process(service: Replay, tmp_path: Path) -> None:
     storm, first, paths, times = Storm(seed=5), datetime(2026, 1, 1, tzinfo=UTC), [], []
-    for number in range(8):
+    for number in range(6):
         times.append(first + number * STEP)
         paths.append(tmp_path / f"{times[-1]:%H%M}.h5")
         write_odim(paths[-1], storm.frame(number))
-    replay = Replay(tmp_path, leads=3)
-    try:
-        replay.run(paths, times, kills=6, seed=1, patience=600)
-    finally:
-        replay.stop()
-    assert len(replay.kills) >= 5
+    service.run(paths, times, kills=6, seed=1, patience=600, pause=0.3)
+    assert len(service.kills) >= 5
+    assert set(service.kills) >= LASTING
+
+
+def test_sigterm_ends_every_process_of_the_service(service: Replay) -> None:
+    """It is the last test of the service that runs."""
+    process = psutil.Process(service.process.pid)
+    wait_until(lambda: len(process.children(recursive=True)) >= len(VICTIMS))
+    family = process.children(recursive=True)
+    again = nowcast(*service.words)
+    assert again.code == 2
+    assert f"is held by process {process.pid} on" in again.err
+    service.process.terminate()
+    assert service.process.wait(60) == 0
+    _, left = psutil.wait_procs(family, timeout=60)
+    assert left == []
 
 
 @pytest.mark.slow
@@ -182,4 +217,4 @@ def test_a_real_event_survives_thirty_kills(tmp_path: Path, shared_data: Path) -
     finally:
         replay.stop()
     assert len(replay.kills) == 30
-    assert set(replay.kills) >= set(VICTIMS) - {"nowcast.readers.sandbox"}  # which rarely lives long enough
+    assert set(replay.kills) >= LASTING

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from candidates import candidate
 from columns import cells
+from command import WIDE, nowcast
 
 from nowcast.methods.networks import versions
 from nowcast.methods.networks.versions import SHIPPED, Shelf, current_of
-from worker.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -24,18 +23,13 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def models(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def models(store: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run ``nowcast models`` on the store; return exit code, output and errors."""
-    monkeypatch.setenv("NOWCAST_WEIGHTS_DIR", str(store))
-    monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setattr(versions, "SHIPPED", store.with_name("shipped"))
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nowcast", "models", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
+    def run(*words: object, columns: int = WIDE) -> tuple[int, str, str]:
+        done = nowcast("models", *words, columns=columns, NOWCAST_WEIGHTS_DIR=store)
+        return done.code, done.out, done.err
 
     return run
 
@@ -131,8 +125,7 @@ def test_ls_shows_what_the_weights_of_the_package_scored(
     models: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "SHIPPED", SHIPPED)
-    monkeypatch.setenv("COLUMNS", "80")
-    _, out, _ = models("ls")
+    _, out, _ = models("ls", columns=80)
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
     shipped = {row[0]: row for row in rows(out)}

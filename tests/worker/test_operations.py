@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from command import nowcast
 from weather import DOMAIN, GRID, START, drop, raw_frames, settings
 
 from nowcast.archive.archive import Archive
@@ -36,8 +37,6 @@ from worker.loop import END_SECONDS
 from worker.processes import GRACE_SECONDS, Child
 from worker.up import free_ports
 
-NOWCAST = (sys.executable, "-m", "worker.cli")
-
 
 @pytest.fixture
 def domains(tmp_path: Path) -> Path:
@@ -55,17 +54,11 @@ def root_logger() -> Iterator[None]:
     root.setLevel(level)
 
 
-def refused(*words: object, **environment: str) -> str:
-    done = subprocess.run(
-        [*NOWCAST, *map(str, words)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
+def refused(*words: object, **environment: object) -> str:
+    done = nowcast(*words, **environment)
+    assert done.code == 2, done.err
+    assert "Traceback" not in done.err
+    return done.err.strip().splitlines()[-1]
 
 
 def test_a_port_in_use_ends_up_and_api_in_one_line(domains: Path, tmp_path: Path) -> None:
@@ -111,7 +104,18 @@ def test_an_unknown_model_ends_a_worker_and_the_whole_service(domains: Path, tmp
     }
     assert line in refused("worker", "infer", **environment)
     done = subprocess.run(
-        [*NOWCAST, "up", "--domains", domains, "--data", tmp_path / "data", "--port", str(port)],
+        [
+            sys.executable,
+            "-m",
+            "worker.cli",
+            "up",
+            "--domains",
+            domains,
+            "--data",
+            tmp_path / "data",
+            "--port",
+            str(port),
+        ],
         capture_output=True,
         text=True,
         timeout=100,
@@ -297,8 +301,9 @@ def test_the_space_on_the_disk_is_a_metric(tmp_path: Path) -> None:
 
 
 def test_the_version_is_said() -> None:
-    done = subprocess.run([*NOWCAST, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("nowcast 0.")
+    done = nowcast("--version")
+    assert done.code == 0
+    assert done.out.startswith("nowcast 0.")
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -313,8 +318,7 @@ def test_an_output_never_replaces_an_input(tmp_path: Path, link: Callable[..., N
 
 
 def test_the_help_of_a_worker_names_the_settings() -> None:
-    told = subprocess.run(
-        [*NOWCAST, "worker", "ingest", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "NOWCAST_DATA_DIR=data" in told.stdout
-    assert "NOWCAST_RESERVE_MB=1024  Free disk" in told.stdout
+    told = nowcast("worker", "ingest", "--help")
+    assert told.code == 0
+    assert "NOWCAST_DATA_DIR=data" in told.out
+    assert "NOWCAST_RESERVE_MB=1024  Free disk" in told.out

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trainable
+from command import nowcast
 from drifting import write_frames
 from trainable import rainy_archive
 
@@ -21,7 +22,6 @@ from nowcast.compute import Compute
 from nowcast.methods.networks.loading import network
 from nowcast.scores.skillfile import read_skill
 from nowcast.training.echo.run import Outcome
-from worker import cli
 from worker.cli import training as training_commands
 
 Run = Callable[..., tuple[int, str, str]]
@@ -56,16 +56,12 @@ def tiny() -> Iterator[None]:
 
 
 @pytest.fixture
-def train(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def train(data_dir: Path) -> Run:
     """Run ``nowcast train`` on the archive; return exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "150")
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nowcast", "train", *map(str, words), "--data", str(data_dir)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
+        done = nowcast("train", *words, "--data", data_dir)
+        return done.code, done.out, done.err
 
     return run
 
@@ -168,29 +164,18 @@ def test_fanet_has_its_own_training(train: Run, tmp_path: Path, monkeypatch: pyt
     assert training_commands.CLASSIFIER == "fanet"
 
 
-def test_gather_makes_each_folder_an_event_and_leaves_others_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gather_makes_each_folder_an_event_and_leaves_others_out(tmp_path: Path) -> None:
     radar, data = tmp_path / "radar", tmp_path / "data"
     for folder, indices in (("knmi/one", range(2)), ("two", range(3))):
         (radar / folder).mkdir(parents=True)
         write_frames(radar / folder, indices)
     (radar / "notes").mkdir()
     (radar / "notes" / "text.txt").write_text("nothing of radar")
-
-    def gather(folder: Path) -> tuple[int, str, str]:
-        words = ["nowcast", "archive", "gather", folder, "--data", data]
-        monkeypatch.setattr(sys, "argv", list(map(str, words)))
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    code, out, _ = gather(radar)
-    assert code == 0
-    assert "notes: left out, not one frame could be read" in out
+    done = nowcast("archive", "gather", radar, "--data", data)
+    assert done.code == 0
+    assert "notes: left out, not one frame could be read" in done.out
     archive = Archive(data / "archive")
     assert {name: len(archive.times(name)) for name in archive.domains()} == {"knmi-one": 2, "two": 3}
     (tmp_path / "empty").mkdir()
-    code, _, err = gather(tmp_path / "empty")
-    assert (code, "expected radar files in folders under" in err) == (2, True)
+    done = nowcast("archive", "gather", tmp_path / "empty", "--data", data)
+    assert (done.code, "expected radar files in folders under" in done.err) == (2, True)

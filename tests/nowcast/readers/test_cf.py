@@ -448,11 +448,12 @@ def test_heap_objects_without_a_size_do_not_hang_the_reader(saved):
 
 
 @pytest.mark.parametrize("form", ["NETCDF4", "NETCDF3_CLASSIC", "NETCDF3_64BIT_DATA"])
-def test_damaged_files_raise_nothing_but_input_errors(saved, tmp_path, form):
+@pytest.mark.parametrize("count", [100, pytest.param(250, marks=pytest.mark.slow)])
+def test_damaged_files_raise_nothing_but_input_errors(saved, tmp_path, form, count):
     content = saved(dataset(np.zeros((3, 20, 30), np.float32)), form).read_bytes()
-    ends = outcomes(cf, damaged(content, 250, seed=1, head=6000), tmp_path / "damaged.nc")
-    assert ends["UnreadableFile"] > 30
-    assert ends["frame"] > 30
+    ends = outcomes(cf, damaged(content, count, seed=1, head=6000), tmp_path / "damaged.nc")
+    assert ends["UnreadableFile"] > 0.12 * count
+    assert ends["frame"] > 0.12 * count
 
 
 @pytest.mark.parametrize("form", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 
@@ -30,12 +31,20 @@ from rasterio.crs import CRS as Raster
 assert Raster.from_epsg(3857).to_wkt().startswith("PROJCS")
 """
 
+#: Without the engines that other packages bring: xarray imports all there are, and none but cfgrib matters.
 OPEN_DATASET = """
+import importlib.metadata as metadata
+found = metadata.entry_points
+metadata.entry_points = lambda **which: metadata.EntryPoints(
+    entry for entry in found(**which) if which.get("group") != "xarray.backends" or entry.name == "cfgrib"
+)
 import xarray, numpy, tempfile, pathlib
 path = pathlib.Path(tempfile.mkdtemp()) / "a.nc"
 xarray.Dataset({"a": ("x", numpy.arange(3.0))}).to_netcdf(path, engine="h5netcdf")
 with xarray.open_dataset(path) as opened:
     assert opened["a"].values.tolist() == [0.0, 1.0, 2.0]
+import sys
+assert "eccodes" in sys.modules, "xarray has imported it for cfgrib"
 """
 
 
@@ -49,6 +58,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@cache
 def brings_proj() -> bool:
     found = run(
         "import eckitlib, pathlib; here = pathlib.Path(eckitlib.__file__).parents[1]; "

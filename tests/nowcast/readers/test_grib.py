@@ -7,6 +7,7 @@ import io
 import struct
 import sys
 from datetime import UTC, datetime
+from functools import cache
 
 import numpy as np
 import pytest
@@ -306,6 +307,7 @@ def test_damaged_messages_end_in_a_frame_or_a_refusal(tmp_path):
     assert ends["UnreadableFile"] > 50 and ends["frame"] > 20
 
 
+@cache
 def real(shared_data, name):
     path = shared_data / "formats" / "mrms" / name
     source = Source(path, Limits())
@@ -329,10 +331,12 @@ def test_real_mosaics_agree_with_eccodes(shared_data, name, marks):
         for axis in ("latitude", "longitude")
     ]
     eccodes.codes_release(handle)
-    np.testing.assert_array_equal(np.isnan(frame.values), np.isin(values, marks))
-    np.testing.assert_array_equal(np.isneginf(frame.values), values == -99.0)
-    measured = np.isfinite(frame.values)
-    assert np.abs(frame.values[measured] - values[measured]).max() < 1e-4
+    for ours, theirs in zip(frame.values, values, strict=True):  # by rows, as copies of the whole take longer
+        np.testing.assert_array_equal(np.isnan(ours), np.isin(theirs, marks))
+        np.testing.assert_array_equal(np.isneginf(ours), theirs == -99.0)
+        measured = np.isfinite(ours)
+        assert np.abs(ours[measured] - theirs[measured]).max(initial=0.0) < 1e-4
+    assert np.isfinite(frame.values[::100]).any()
     ours = (frame.grid.y[0], frame.grid.x[0] + 360, frame.grid.y[-1], frame.grid.x[-1] + 360)
     np.testing.assert_allclose(ours, corners, atol=0.005)
 
