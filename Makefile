@@ -29,7 +29,7 @@ demo: $(VENV)/.installed ## the whole service on this machine with simulated rai
 # All of them run a file at a time on each core; a part runs as it is asked for, so that a debugger can stop in it.
 # Compiled modules are kept whatever the environment says: the tests start a hundred processes that import them.
 test: $(VENV)/.installed-test $(VENV)/.installed-oracles ## the tests, with coverage; a part without: ARGS=tests/api, ARGS='-m slow'
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(or $(ARGS),-n logical --dist loadfile --cov --cov-report=term:skip-covered)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(or $(ARGS),-n logical --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered)
 
 check: $(VENV)/.installed-test ## formatting, lint, types and layers
 	@$(BIN)/ruff check .

@@ -18,6 +18,9 @@ settings.register_profile(
 )
 settings.load_profile("steady")
 
+#: Files whose few tests take long: whoever has them last keeps the other cores waiting.
+LONG = ("worker/test_kills.py", "test_readme.py", "training/test_run.py")
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -28,3 +31,8 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real radar files (../shared/data) are not on this machine")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
