@@ -1,4 +1,8 @@
-"""Whether a question is asked in words the service knows: its query's names, and the answers it accepts."""
+"""Whether a question is asked in words the service knows: its query's names, and the answers it accepts.
+
+These dependencies are coroutines, though they wait for nothing: a plain function would be sent to a thread,
+the way to which takes longer than they do.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from nowcast.errors import NotAcceptable
 _LONGEST, _MOST = 64, 16
 
 
-def only_known_parameters(request: Request) -> None:
+async def only_known_parameters(request: Request) -> None:
     """Refuse a query whose parameters the endpoint does not have, or has once only and got again.
 
     A misspelt parameter is not passed over, and of two values none is dropped.
@@ -60,7 +64,7 @@ def _is_list(annotation: Any) -> bool:
     return any(get_origin(kind) is list for kind in (annotation, *get_args(annotation)))
 
 
-def acceptable(request: Request) -> None:
+async def acceptable(request: Request) -> None:
     """Refuse a request that accepts nothing of what the endpoint answers with (RFC 9110, section 12.5.1).
 
     Raises:
