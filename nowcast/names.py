@@ -5,8 +5,9 @@ from __future__ import annotations
 from models.presets import FORECASTERS
 
 #: Methods that are no network, by the names they have in files, answers and settings: the gate, the newest
-#: frame as it is, the newest frame carried along its motion, and the latter losing its small scales.
-AUTO, PERSISTENCE, EXTRAPOLATION, SPROG = "auto", "persistence", "extrapolation", "sprog"
+#: frame as it is, the newest frame carried along its motion, the latter losing its small scales, and that
+#: mixed with other simple rules by how right they were.
+AUTO, PERSISTENCE, EXTRAPOLATION, SPROG, BLEND = "auto", "persistence", "extrapolation", "sprog", "blend"
 
 #: Methods that stand in for one that fails, best first.
 FALLBACK = (EXTRAPOLATION, PERSISTENCE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nowcast.compute import Compute
 from nowcast.errors import MissingExtra, UnknownModel
-from nowcast.names import AUTO, EXTRAPOLATION, NETWORKS, PERSISTENCE, SPROG
+from nowcast.names import AUTO, BLEND, EXTRAPOLATION, NETWORKS, PERSISTENCE, SPROG
 
 if TYPE_CHECKING:  # what a method is made of takes a second to load
     from nowcast.methods.method import Method, Methods
@@ -52,6 +52,7 @@ METHODS: dict[str, Callable[[Compute], Method]] = {
     PERSISTENCE: _class("extrapolation", "Persistence"),
     EXTRAPOLATION: _class("extrapolation", "Extrapolation"),
     SPROG: _class("sprog", "SPROG"),
+    BLEND: _class("blend", "Blend"),
     **{name: partial(_network, name) for name in NETWORKS},
 }
 

@@ -82,12 +82,12 @@ def faded(carried: Array) -> Iterator[Array]:
     Args:
         carried: Frames ``(t, y, x)`` [dBZ] carried to the issue time, of which the last three count.
     """
-    cascade = Cascade([_strength(frame) for frame in carried[-1 - ORDER :]])
+    cascade = Cascade([strength(frame) for frame in carried[-1 - ORDER :]])
     ranked = Ranked(carried[-1])
     yield from map(ranked.in_order_of, cascade.continued())
 
 
-def _strength(frame: Array) -> Array:
+def strength(frame: Array) -> Array:
     """Return ``Z ** EXPONENT``, 0 for no echo and for what was not observed."""
     strength = np.power(np.float32(10), frame * np.float32(EXPONENT / 10))
     return np.where(frame > NO_ECHO_DBZ, strength, np.float32(0))

@@ -9,6 +9,9 @@ from nowcast.frame.units import NO_ECHO_DBZ
 
 Array = NDArray[np.float32]
 
+#: Steps in which values are told apart, over their range.
+RANKS = 1 << 16
+
 #: Probability below which a cell never exceeds a threshold, whatever the area to fill.
 LEAST_PROBABILITY = 1e-4
 
@@ -64,6 +67,36 @@ def _excess(probability: Array, covered: NDArray[np.bool_], count: int) -> Array
     level = float(np.partition(cells, place)[place]) if place > 0 else LEAST_PROBABILITY
     excess = np.log(np.maximum(probability, np.float32(1e-8)) / np.float32(level))
     return np.asarray(excess, dtype=np.float32)
+
+
+def in_order_of(field: Array, extrapolated: Array) -> Array:
+    """Return the values of an extrapolated frame [dBZ] ``(y, x)``, the largest where a field is largest.
+
+    NaN where either is. Values of the field closer than a step of :data:`RANKS` over its range share one
+    value; those of the frame are told apart by :data:`RANKS` steps over theirs.
+
+    References:
+        Ebert (2001), doi:10.1175/1520-0493(2001)129<2461:AOAPMS>2.0.CO;2.
+    """
+    known = ~(np.isnan(extrapolated) | np.isnan(field))
+    arranged = np.full(field.shape, np.nan, np.float32)
+    if not known.any():
+        return arranged
+    order, _, _ = _binned(field[known])
+    values, low, step = _binned(extrapolated[known])
+    reached = np.cumsum(np.bincount(values, minlength=RANKS))
+    cells = np.bincount(order, minlength=RANKS)
+    middle = np.cumsum(cells) - cells // 2
+    given = low + step * np.searchsorted(reached, middle).clip(max=RANKS - 1).astype(np.float32)
+    arranged[known] = given.astype(np.float32)[order]
+    return arranged
+
+
+def _binned(values: Array) -> tuple[NDArray[np.uint16], np.float32, np.float32]:
+    """Return the step of each value over their range, the least value, and the width of a step."""
+    low, high = values.min(), values.max()
+    step = max((high - low) / (RANKS - 1), np.float32(1e-12))
+    return ((values - low) / step + np.float32(0.5)).astype(np.uint16), low, np.float32(step)
 
 
 def rank_matched(field: Array, extrapolated: Array) -> Array:
