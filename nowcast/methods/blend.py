@@ -182,10 +182,9 @@ def _carried(planes: Sequence[Array], observed: Array, displacement: VectorField
     )
     unknown = weight < LEAST_OBSERVED
     weight = np.maximum(weight, np.float32(LEAST_OBSERVED))
-    for plane in carried:
-        plane /= weight
-        plane[unknown] = np.nan
-    return np.stack(carried)
+    known = np.asarray(carried, np.float32) / weight
+    known[:, unknown] = np.nan
+    return known
 
 
 def _older_motion(frames: Array) -> VectorField:
