@@ -88,7 +88,7 @@ def test_a_method_goes_by_its_own_name(name):
 
 
 def test_every_network_is_a_method():
-    assert set(METHODS) == {"auto", "persistence", "extrapolation", "sprog", *NETWORKS}
+    assert set(METHODS) == {"auto", "persistence", "extrapolation", "sprog", "blend", *NETWORKS}
 
 
 def test_a_network_that_works_answers_and_what_it_says_of_itself_is_kept(cube, monkeypatch):
