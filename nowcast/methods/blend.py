@@ -76,6 +76,7 @@ class Blend(Method):
     """
 
     name = names.BLEND
+    frames = 13  # an hour of five minutes, so that the forecasts of 45 minutes ago have motion to start from
     proven_by_first = True
 
     def predict(self, cube: Cube, leads: int) -> Prediction:

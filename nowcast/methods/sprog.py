@@ -89,8 +89,8 @@ def faded(carried: Array) -> Iterator[Array]:
 
 def strength(frame: Array) -> Array:
     """Return ``Z ** EXPONENT``, 0 for no echo and for what was not observed."""
-    strength = np.power(np.float32(10), frame * np.float32(EXPONENT / 10))
-    return np.where(frame > NO_ECHO_DBZ, strength, np.float32(0))
+    power = np.power(np.float32(10), frame * np.float32(EXPONENT / 10))
+    return np.where(frame > NO_ECHO_DBZ, power, np.float32(0))
 
 
 class Ranked:

@@ -14,10 +14,20 @@ from scipy.ndimage import gaussian_filter
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import frame_array, normalise
 from nowcast.frame.grid import Grid
-from nowcast.methods.blend import GROWING_MINUTES, PRIOR, RULES, Blend, Rules, examined, growth
+from nowcast.methods.blend import (
+    EXAMINED_MINUTES,
+    GROWING_MINUTES,
+    PRIOR,
+    RULES,
+    Blend,
+    Rules,
+    examined,
+    growth,
+)
 from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.extrapolation import Extrapolation
 from nowcast.methods.sprog import SPROG, strength
+from nowcast.motion.flow import FRAMES
 from nowcast.motion.probability_matching import in_order_of
 from nowcast.readers import read
 from nowcast.scores.tally import Tally
@@ -78,6 +88,14 @@ def test_rain_that_stays_gives_weight_to_the_frame_in_place_and_is_forecast_bett
     for lead in (6, 12):
         truth = frames[12 + lead]
         assert csi(ours[lead - 1], truth) > csi(sprog[lead - 1], truth) + 0.05
+
+
+def test_it_asks_for_as_many_frames_as_it_examines():
+    """Without a frame of those, the forecasts of 45 minutes ago would have too few for motion."""
+    assert (Blend.frames - 1) * 5 == EXAMINED_MINUTES[-1] + 5 * (FRAMES - 1)
+    few, enough = (examined(np.stack(anchored(25)[13 - n : 13]), 5) for n in (4, Blend.frames))
+    assert few.tolist() == PRIOR.tolist()
+    assert enough[IN_PLACE] > 0.4
 
 
 def test_rain_that_only_drifts_gives_no_weight_to_the_frame_in_place():
