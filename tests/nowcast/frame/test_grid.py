@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyproj import Geod
+from pyproj import CRS, Geod
 
 from nowcast.errors import OutsideDomain, UnreadableFile
-from nowcast.frame.grid import METRES_PER_DEGREE, Grid
+from nowcast.frame.grid import METRES_PER_DEGREE, Grid, crs_from_cf
 
 #: Projections radar composites come in: OPERA, FMI, DWD, KNMI, MeteoSwiss, BoM, MRMS.
 PROJECTIONS = {
@@ -317,3 +317,16 @@ def test_what_is_no_map_of_the_earth_is_refused(crs: str, because: str) -> None:
 def test_heights_are_left_out_of_a_reference_system(crs: str, flat: str) -> None:
     grid = Grid.from_crs(crs, nx=2, ny=2, x0=0, y0=0, dx=1, dy=1)
     assert grid.matches(Grid.from_crs(flat, nx=2, ny=2, x0=0, y0=0, dx=1, dy=1))
+
+
+@pytest.mark.parametrize("meridian", [{}, {"longitude_of_prime_meridian": 2.33722917}])
+def test_an_earth_of_its_own_stands_on_the_meridian_it_names_or_on_greenwich(meridian):
+    mapping = {
+        "grid_mapping_name": "polar_stereographic",
+        "straight_vertical_longitude_from_pole": 0.0,
+        "latitude_of_projection_origin": 90.0,
+        "standard_parallel": 60.0,
+        "earth_radius": 6_371_007.0,
+        **meridian,
+    }
+    assert crs_from_cf(mapping).to_wkt() == CRS.from_cf(mapping).to_wkt()
