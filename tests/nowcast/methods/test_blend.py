@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cubes import cube_of
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from nowcast.frame.domain import Domain
-from nowcast.frame.frame import frame_array, normalise
-from nowcast.frame.grid import Grid
+from nowcast.frame.frame import normalise
 from nowcast.methods.blend import (
     EXAMINED_MINUTES,
     GROWING_MINUTES,
@@ -24,7 +23,7 @@ from nowcast.methods.blend import (
     examined,
     growth,
 )
-from nowcast.methods.cube import Cube, build_cube
+from nowcast.methods.cube import build_cube
 from nowcast.methods.extrapolation import Extrapolation
 from nowcast.methods.sprog import SPROG, strength
 from nowcast.motion.flow import FRAMES
@@ -33,19 +32,7 @@ from nowcast.readers import read
 from nowcast.scores.tally import Tally
 
 Array = NDArray[np.float32]
-NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 IN_PLACE, OLDER, SMOOTH, UNFADED = range(len(RULES))
-
-
-def cube_of(frames: list[Array]) -> Cube:
-    """A cube of frames five minutes apart, the last at noon."""
-    ny, nx = frames[0].shape
-    grid = Grid.from_crs("EPSG:3035", nx=nx, ny=ny, x0=4e6, y0=3e6, dx=1000, dy=1000)
-    dated = [
-        frame_array(values.astype(np.float32), grid, NOON - timedelta(minutes=5 * back))
-        for back, values in zip(range(len(frames) - 1, -1, -1), frames, strict=True)
-    ]
-    return build_cube(dated, step_minutes=5, history=len(frames))
 
 
 def texture(seed: int, scale: float, columns: int = 240) -> Array:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from cubes import cube_of
 from numpy.typing import NDArray
 
 from nowcast.frame.domain import Domain
-from nowcast.frame.frame import frame_array, normalise
-from nowcast.frame.grid import Grid
+from nowcast.frame.frame import normalise
 from nowcast.methods import extrapolation
 from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.extrapolation import Extrapolation, Persistence
@@ -23,18 +22,6 @@ from nowcast.motion.trajectory import Carrier
 from nowcast.readers import read
 
 Array = NDArray[np.float32]
-NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-
-
-def cube_of(frames: list[Array]) -> Cube:
-    """A cube of frames five minutes apart, the last at noon."""
-    ny, nx = frames[0].shape
-    grid = Grid.from_crs("EPSG:3035", nx=nx, ny=ny, x0=4e6, y0=3e6, dx=1000, dy=1000)
-    dated = [
-        frame_array(values.astype(np.float32), grid, NOON - timedelta(minutes=5 * back))
-        for back, values in zip(range(len(frames) - 1, -1, -1), frames, strict=True)
-    ]
-    return build_cube(dated, step_minutes=5, history=len(frames))
 
 
 def cell(row: float, column: float, shape: tuple[int, int] = (280, 300)) -> Array:
