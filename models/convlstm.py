@@ -24,6 +24,7 @@ class ConvLSTMConfig:
         patch: Width of a patch, in cells.
         conditioned: Whether the forecaster sees the last frame; else zeros, as in the paper.
         peephole: Whether gates see the cell.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
     """
 
     hidden: tuple[int, ...] = (32, 32)
@@ -31,6 +32,7 @@ class ConvLSTMConfig:
     patch: int = 4
     conditioned: bool = True
     peephole: bool = False
+    frame_channels: int = 1
 
 
 class ConvLSTMState(NamedTuple):
@@ -65,14 +67,15 @@ class ConvLSTM(RecurrentForecaster):
         super().__init__()
         self.config = config
         self.stride = config.patch
+        self.frame_channels = config.frame_channels
         self.encoder = self._stack()
         self.forecaster = self._stack()
-        self.head = nn.Conv2d(sum(config.hidden), config.patch**2, 1)
+        self.head = nn.Conv2d(sum(config.hidden), config.frame_channels * config.patch**2, 1)
         xavier(self)
 
     def _stack(self) -> nn.ModuleList:
         config = self.config
-        widths = (config.patch**2, *config.hidden)
+        widths = (config.frame_channels * config.patch**2, *config.hidden)
         return nn.ModuleList(
             ConvLSTMCell(below, here, config.kernel_size, peephole=config.peephole)
             for below, here in zip(widths, config.hidden, strict=False)

@@ -28,12 +28,14 @@ class HourglassConfig:
         features: Channels each down-sampling convolution gives to the cell of its scale.
         hidden: Channels of each scale's cell.
         kernel_sizes: Odd widths of the cells' convolutions.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
     """
 
     strides: tuple[int, ...] = (5, 3, 2)
     features: tuple[int, ...] = (8, 64, 192)
     hidden: tuple[int, ...] = (64, 192, 192)
     kernel_sizes: tuple[int, ...] = (5, 5, 3)
+    frame_channels: int = 1
 
 
 class HourglassState(NamedTuple):
@@ -66,7 +68,8 @@ class ConvLSTMHourglass(RecurrentForecaster):
         super().__init__()
         self.config = config
         self.stride = prod(config.strides)
-        below = (1, *config.hidden[:-1])
+        self.frame_channels = config.frame_channels
+        below = (config.frame_channels, *config.hidden[:-1])
         self.down = nn.ModuleList(
             nn.Conv2d(c, d, s + 2, stride=s, padding=1)
             for c, d, s in zip(below, config.features, config.strides, strict=True)
@@ -85,7 +88,9 @@ class ConvLSTMHourglass(RecurrentForecaster):
             for d, c, s in zip(config.hidden, finer, config.strides, strict=True)
         )
         self.head = nn.Sequential(
-            nn.Conv2d(finer[0], finer[0], 3, padding=1), nn.LeakyReLU(SLOPE), nn.Conv2d(finer[0], 1, 1)
+            nn.Conv2d(finer[0], finer[0], 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(finer[0], config.frame_channels, 1),
         )
 
     def cells(self) -> Iterator[nn.Module]:
@@ -131,7 +136,13 @@ class ConvLSTMHourglass(RecurrentForecaster):
         progress: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Return the sum of balanced squared and absolute errors, which weigh heavy rain up."""
+        """Return the sum of balanced squared and absolute errors, which weigh heavy rain up.
+
+        Raises:
+            ValueError: If a frame has several channels, of which none is rain.
+        """
+        if self.frame_channels > 1:
+            raise ValueError(f"expected frames of reflectivity to weigh, got {self.frame_channels} channels")
         forecast = self(x, target.shape[1])["pred"]
         squared, absolute = balanced_mse(forecast, target, valid), balanced_mae(forecast, target, valid)
         return {

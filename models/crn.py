@@ -40,6 +40,7 @@ class CRNConfig:
         supervise: Leads the loss looks at: the last, all, or the last and one or two random earlier ones.
         reweight: Whether random leads count so often that on average all leads do.
         absolute: Weight of the mean absolute error beside the mean squared error.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
     """
 
     hidden: tuple[int, ...] = (24, 24)
@@ -54,6 +55,7 @@ class CRNConfig:
     supervise: Literal["last", "all", "last+1", "last+2"] = "last+1"
     reweight: bool = False
     absolute: float = 0.0
+    frame_channels: int = 1
 
 
 class RecurrentInterpretation(nn.Module):
@@ -229,7 +231,8 @@ class CRN(RecurrentForecaster):
         super().__init__()
         self.config = config
         self.stride = config.patch
-        channels = config.patch**2
+        self.frame_channels = config.frame_channels
+        channels = config.frame_channels * config.patch**2
         self.encoder = CoupledCell(channels, config)
         self.decoder = CoupledCell(channels, config)
         self.head_a = nn.Conv2d(config.hidden[-1], channels, 1)

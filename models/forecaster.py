@@ -60,14 +60,20 @@ class Forecaster(nn.Module, ABC):
     - without a teacher, training and evaluation give the same forecast, but for dropout, batch statistics
       and the final clamping to [0, 1], which only evaluation does. What is fed back is never clamped.
 
+    What is said of frames ``(b, t, 1, y, x)`` of reflectivity, here and in subclasses, holds for frames of
+    ``frame_channels`` channels too, which a larger network makes of its own for the network at its core. Such
+    frames have no range, so nothing is clamped.
+
     Attributes:
         stride: Rows and columns a subclass sees are multiples of this.
+        frame_channels: Channels of a frame.
         frames: Number of frames the network needs; ``None`` if any number from one will do.
         context: Names of what it wants to know besides frames, given to :meth:`forward` and
             :meth:`training_loss` by keyword; nothing for most.
     """
 
     stride: int = 1
+    frame_channels: int = 1
     frames: int | None = None
     context: tuple[str, ...] = ()
 
@@ -136,6 +142,8 @@ class Forecaster(nn.Module, ABC):
     def _finished(self, forecast: Forecast, size: tuple[int, int]) -> Forecast:
         """Return a forecast cropped to the grid asked for, clamped unless the network is in training.
 
+        Only reflectivity is clamped, not frames of several channels.
+
         Of the auxiliary outputs those on the padded grid are cropped; those on a coarser one are left.
         """
         height, width = size
@@ -145,10 +153,11 @@ class Forecaster(nn.Module, ABC):
             for name, value in forecast["aux"].items()
         }
         pred = forecast["pred"][..., :height, :width]
-        return {"pred": pred if self.training else pred.clamp(0, 1), "aux": aux}
+        clamped = self.frame_channels == 1 and not self.training
+        return {"pred": pred.clamp(0, 1) if clamped else pred, "aux": aux}
 
     def _check(self, x: Tensor, horizon: int, teacher: Tensor | None, mask: Tensor | None) -> None:
-        check_frames(x)
+        check_frames(x, self.frame_channels)
         if self.frames is not None and x.shape[1] < self.frames:
             raise ValueError(f"expected at least {self.frames} frames, got {x.shape[1]}")
         if horizon < 1:
@@ -189,7 +198,7 @@ class RecurrentForecaster(Forecaster):
         Raises:
             ValueError: If the frame's shape is another, or not that of the stream.
         """
-        check_frames(frame[:, None])
+        check_frames(frame[:, None], self.frame_channels)
         size = (frame.shape[-2], frame.shape[-1])
         if stream is not None and stream.size != size:
             raise ValueError(f"expected a frame of {stream.size} cells, as in the stream, got {size}")
@@ -223,10 +232,15 @@ class RecurrentForecaster(Forecaster):
         """Return the forecast from a state, which holds all a forecast needs, the last frame included."""
 
 
-def check_frames(x: Tensor) -> None:
-    """Raise ``ValueError`` unless ``x`` is a floating-point ``(b, t, 1, y, x)`` with at least one of each."""
-    if x.ndim != 5 or x.shape[2] != 1 or 0 in x.shape or not x.is_floating_point():
-        raise ValueError(f"expected frames (b, t, 1, y, x) of floats, got {x.dtype} {tuple(x.shape)}")
+def check_frames(x: Tensor, channels: int = 1) -> None:
+    """Raise ``ValueError`` unless ``x`` is a floating-point ``(b, t, c, y, x)`` with at least one of each.
+
+    ``c`` are ``channels``.
+    """
+    if x.ndim != 5 or x.shape[2] != channels or 0 in x.shape or not x.is_floating_point():
+        raise ValueError(
+            f"expected frames (b, t, {channels}, y, x) of floats, got {x.dtype} {tuple(x.shape)}"
+        )
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:

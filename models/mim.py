@@ -29,6 +29,7 @@ class MIMConfig:
         head: Whether there is an output layer; without it the network gives features only.
         both_ways: Whether training also shows each sequence backwards in time.
         reverse_sampling: Whether training samples true frames in reverse, those of the warm-up included.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
     """
 
     hidden: tuple[int, ...] = (24, 24, 24)
@@ -39,6 +40,7 @@ class MIMConfig:
     head: bool = True
     both_ways: bool = False
     reverse_sampling: bool = False
+    frame_channels: int = 1
 
 
 class MIMLayerState(NamedTuple):
@@ -196,13 +198,15 @@ class MIM(BothWaysForecaster):
         super().__init__()
         self.config = config
         self.stride = config.patch
+        self.frame_channels = config.frame_channels
         self.both_ways = config.both_ways
         self.reverse_sampling = config.reverse_sampling
         hidden, size, norm = config.hidden, config.kernel_size, config.norm
+        channels = config.frame_channels * config.patch**2
         self.adapters = memory_adapters(hidden)
-        self.bottom = STLSTMCell(config.patch**2, hidden[0], size, norm=norm)
+        self.bottom = STLSTMCell(channels, hidden[0], size, norm=norm)
         self.upper = nn.ModuleList(MIMCell(below, here, size, norm=norm) for below, here in pairwise(hidden))
-        self.head = nn.Conv2d(hidden[-1], config.patch**2, 1) if config.head else None
+        self.head = nn.Conv2d(hidden[-1], channels, 1) if config.head else None
         xavier(self)
 
     def cells(self) -> Iterator[nn.Module]:

@@ -33,6 +33,7 @@ class PhyDNetConfig:
         residual: Channels of each ConvLSTM layer of the residual branch, from the bottom up.
         kernel_size: Odd width of the ConvLSTM's convolutions, in latent cells.
         moment_weight: Weight of the loss on the filters' moments.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
     """
 
     width: int = 16
@@ -40,6 +41,7 @@ class PhyDNetConfig:
     residual: tuple[int, ...] = (48, 32)
     kernel_size: int = 3
     moment_weight: float = 1.0
+    frame_channels: int = 1
 
 
 class PhyDNetState(NamedTuple):
@@ -148,7 +150,8 @@ class PhyDNet(StepwiseForecaster):
         h^p_t &= \text{PhyCell}(E_p(e_t), h^p_{t-1}), \qquad h^r_t = \text{ConvLSTM}(E_r(e_t), h^r_{t-1}) \\
         \hat x_{t+1} &= \sigma(D(D_p(h^p_t) + D_r(h^r_t)))
 
-    The encoder E coarsens the grid by 4.
+    The encoder E coarsens the grid by 4. Frames of several channels have no range, so for them the last
+    :math:`\sigma` is left out.
 
     Convention: the share of batches trained with true frames falls with the progress of the training as
     elsewhere; the authors' falls by 0.003 an epoch. One draw decides for the whole batch and all its leads.
@@ -164,9 +167,12 @@ class PhyDNet(StepwiseForecaster):
     def __init__(self, config: PhyDNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.frame_channels = config.frame_channels
         width, channels = config.width, 2 * config.width
         self.encoder = nn.Sequential(
-            Coder(1, width, stride=2), Coder(width, width), Coder(width, channels, stride=2)
+            Coder(config.frame_channels, width, stride=2),
+            Coder(width, width),
+            Coder(width, channels, stride=2),
         )
         self.to_physical = nn.Sequential(Coder(channels, channels), Coder(channels, channels))
         self.to_residual = nn.Sequential(Coder(channels, channels), Coder(channels, channels))
@@ -185,7 +191,7 @@ class PhyDNet(StepwiseForecaster):
         self.decoder = nn.Sequential(
             Coder(channels, width, stride=2, up=True),
             Coder(width, width, up=True),
-            nn.ConvTranspose2d(width, 1, 3, 2, 1, output_padding=1),
+            nn.ConvTranspose2d(width, config.frame_channels, 3, 2, 1, output_padding=1),
         )
         xavier(self)
 
@@ -221,7 +227,8 @@ class PhyDNet(StepwiseForecaster):
     def render(self, inner: PhyDNetState) -> Tensor:
         """Return the frame that a state expects next."""
         decoded = self.from_physical(inner.physical) + self.from_residual(inner.residual[-1].hidden)
-        return torch.sigmoid(self.decoder(decoded))
+        frame: Tensor = self.decoder(decoded)
+        return torch.sigmoid(frame) if self.frame_channels == 1 else frame
 
     def encode(self, frame: Tensor, state: StepState) -> StepState:
         """Return the state after one more observed frame; what it expects next is left to ``decode``."""
@@ -258,7 +265,7 @@ class PhyDNet(StepwiseForecaster):
         are not finite.
         """
         moments = self.physical.moment_loss()
-        wet = x.flatten(1).amax(1) > 0
+        wet = x.flatten(1).abs().amax(1) > 0
         if not wet.any():
             still = torch.zeros_like(moments)
             return {"loss": self.config.moment_weight * moments, "mse": still, "moments": moments.detach()}

@@ -26,6 +26,7 @@ class PredRNNPPConfig:
         absolute_loss: Whether the mean absolute error is added to the mean squared one.
         both_ways: Whether training also shows each sequence backwards in time.
         reverse_sampling: Whether training samples true frames in reverse, those of the warm-up included.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
     """
 
     hidden: tuple[int, ...] = (24, 24, 24)
@@ -35,6 +36,7 @@ class PredRNNPPConfig:
     absolute_loss: bool = False
     both_ways: bool = False
     reverse_sampling: bool = False
+    frame_channels: int = 1
 
 
 class PredRNNPPState(NamedTuple):
@@ -160,16 +162,18 @@ class PredRNNPP(BothWaysForecaster):
             raise ValueError(f"expected at least two layers, got widths {config.hidden}")
         self.config = config
         self.stride = config.patch
+        self.frame_channels = config.frame_channels
         self.both_ways = config.both_ways
         self.reverse_sampling = config.reverse_sampling
         hidden, size, norm = config.hidden, config.kernel_size, config.norm
-        inputs = (config.patch**2, *hidden[:-1])
+        channels = config.frame_channels * config.patch**2
+        inputs = (channels, *hidden[:-1])
         self.adapters = memory_adapters(hidden)
         self.layers = nn.ModuleList(
             CausalLSTMCell(below, here, size, norm=norm) for below, here in zip(inputs, hidden, strict=True)
         )
         self.highway = GradientHighway(hidden[0], size, norm=norm)
-        self.head = nn.Conv2d(hidden[-1], config.patch**2, 1, bias=False)
+        self.head = nn.Conv2d(hidden[-1], channels, 1, bias=False)
         xavier(self)
 
     def cells(self) -> Iterator[nn.Module]:

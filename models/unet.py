@@ -30,6 +30,7 @@ class UNetConfig:
         class_mm_h: Rain rate a class stands for where a frame is asked for, one more than ``rates_mm_h``.
         z_r: Factor and exponent of the Z-R relation, Z in mm^6 m^-3; Marshall and Palmer's if left out.
         fastest_cells: Fastest motion it has to follow, in cells per frame.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
     """
 
     frames: int = 4
@@ -40,6 +41,7 @@ class UNetConfig:
     class_mm_h: tuple[float, ...] = (0.0, 0.3, 1.6, 5.0)
     z_r: tuple[float, float] = (200.0, 1.6)
     fastest_cells: float = 6.0
+    frame_channels: int = 1
 
     @property
     def reach_cells(self) -> int:
@@ -146,9 +148,10 @@ class UNet(Forecaster):
         _check(config)
         self.config = config
         self.frames = config.frames
+        self.frame_channels = config.frame_channels
         widths = config.widths
         self.stride = 2 ** (len(widths) - 1)
-        self.first = BasicBlock(config.frames, widths[0])
+        self.first = BasicBlock(config.frames * config.frame_channels, widths[0])
         self.down = nn.ModuleList(DownBlock(above, here) for above, here in pairwise(widths))
         self.bottom = BasicBlock(widths[-1], widths[-1])
         self.up = nn.ModuleList(
@@ -158,7 +161,7 @@ class UNet(Forecaster):
             )
         )
         self.classes = len(config.rates_mm_h) + 1
-        self.head = nn.Conv2d(config.up[-1], config.leads * self.classes, 1)
+        self.head = nn.Conv2d(config.up[-1], config.leads * config.frame_channels * self.classes, 1)
 
     def cells(self) -> Iterator[nn.Module]:
         """Yield all blocks."""
@@ -168,7 +171,10 @@ class UNet(Forecaster):
         yield from self.up
 
     def maps(self, window: Tensor) -> Tensor:
-        """Return what the head says ``(b, leads, classes, y, x)`` of frames ``(b, t, y, x)``."""
+        """Return what the head says ``(b, leads, classes, y, x)`` of frames ``(b, t c, y, x)``.
+
+        Without classes, the channels of a frame stand in their place.
+        """
         x = self.first(window)
         handed = []
         for level in self.down:
@@ -178,11 +184,12 @@ class UNet(Forecaster):
         for level in self.up:
             x = level(torch.cat([x, handed.pop()], dim=1))
         out: Tensor = self.head(x)
-        return out.view(out.shape[0], self.config.leads, self.classes, *out.shape[-2:])
+        return out.view(out.shape[0], self.config.leads, -1, *out.shape[-2:])
 
     def roll_out(self, x: Tensor, horizon: int, feedback: Feedback, *, explain: bool = False) -> Forecast:
         """Return the forecast, the network being applied once for every ``leads`` leads."""
-        window = x[:, -self.config.frames :, 0]
+        seen = self.config.frames * self.frame_channels
+        window = x[:, -self.config.frames :].flatten(1, 2)
         frames: list[Tensor] = []
         told: list[Tensor] = []
         while len(frames) < horizon:
@@ -196,7 +203,7 @@ class UNet(Forecaster):
             frames.extend(block)
             if len(frames) < horizon:
                 fed = [feedback.after(lead + k, frame) for k, frame in enumerate(block, start=1)]
-                window = torch.cat([window, *fed], dim=1)[:, -self.config.frames :]
+                window = torch.cat([window, *fed], dim=1)[:, -seen:]
         aux = {"log_probability": torch.cat(told, dim=1)[:, :horizon]} if explain and told else {}
         return {"pred": torch.stack(frames[:horizon], dim=1), "aux": aux}
 
@@ -256,6 +263,8 @@ def _check(config: UNetConfig) -> None:
         )
     if list(config.rates_mm_h) != sorted(set(config.rates_mm_h)) or min(config.rates_mm_h, default=1) <= 0:
         raise ValueError(f"expected rain rates that ascend from above 0 mm/h, got {config.rates_mm_h}")
+    if config.rates_mm_h and config.frame_channels > 1:
+        raise ValueError(f"expected one channel for classes of rain rate, got {config.frame_channels}")
     far = config.fastest_cells * config.leads
     if config.reach_cells < far:
         raise ValueError(

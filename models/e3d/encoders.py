@@ -18,13 +18,14 @@ class PatchEncoder(nn.Module):
     Args:
         patch: Width of a patch, in cells.
         depth: T.
+        frame_channels: Channels of a frame.
     """
 
-    def __init__(self, patch: int, depth: int) -> None:
+    def __init__(self, patch: int, depth: int, frame_channels: int = 1) -> None:
         super().__init__()
         self.patch = patch
         self.depth = depth
-        self.out_channels = patch**2
+        self.out_channels = frame_channels * patch**2
 
     def start(self, frame: Tensor) -> tuple[Tensor, ...]:
         """Return what is carried before the first frame: frames of no echo."""
@@ -48,16 +49,19 @@ class ConvEncoder(nn.Module):
     Args:
         channels: Filters of each convolution.
         depth: T.
+        frame_channels: Channels of a frame.
 
     References:
         Wang et al. (2019), Eidetic 3D LSTM: A Model for Video Prediction and Beyond, ICLR 2019, section 4.4.
     """
 
-    def __init__(self, channels: int, depth: int) -> None:
+    def __init__(self, channels: int, depth: int, frame_channels: int = 1) -> None:
         super().__init__()
         self.depth = depth
         self.out_channels = channels
-        self.first = nn.Conv2d(depth, channels, ENCODER_WIDTH, stride=2, padding=ENCODER_WIDTH // 2)
+        self.first = nn.Conv2d(
+            depth * frame_channels, channels, ENCODER_WIDTH, stride=2, padding=ENCODER_WIDTH // 2
+        )
         self.second = nn.Conv2d(
             depth * channels, channels, ENCODER_WIDTH, stride=2, padding=ENCODER_WIDTH // 2
         )
@@ -98,16 +102,21 @@ class Decoder(nn.Module):
         depth: Its length along time.
         patch: Width of a patch, in cells.
         encoder: Filters between the two transposed convolutions; patches if ``None``.
+        frame_channels: Channels of a frame.
     """
 
-    def __init__(self, channels: int, depth: int, patch: int, encoder: int | None) -> None:
+    def __init__(
+        self, channels: int, depth: int, patch: int, encoder: int | None, frame_channels: int = 1
+    ) -> None:
         super().__init__()
         self.patch = patch
-        self.layers: nn.Module = nn.Conv2d(depth * channels, patch**2, 1)
+        self.layers: nn.Module = nn.Conv2d(depth * channels, frame_channels * patch**2, 1)
         if encoder is not None:
             self.patch = 1
             self.layers = nn.Sequential(
-                _twice_as_large(depth * channels, encoder), nn.ReLU(), _twice_as_large(encoder, 1)
+                _twice_as_large(depth * channels, encoder),
+                nn.ReLU(),
+                _twice_as_large(encoder, frame_channels),
             )
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class E3DLSTMConfig:
             each channel of each layer, 26 without RECALL.
         reverse_sampling: Whether training samples the true frames in reverse.
         both_ways: Whether training also shows each sequence backwards in time.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
     """
 
     layers: int = 2
@@ -50,6 +51,7 @@ class E3DLSTMConfig:
     gate_norm: bool = True
     reverse_sampling: bool = False
     both_ways: bool = False
+    frame_channels: int = 1
 
 
 class LayerState(NamedTuple):
@@ -269,10 +271,11 @@ class E3DLSTM(BothWaysForecaster):
         self.stride = config.patch if config.encoder is None else 4
         self.reverse_sampling = config.reverse_sampling
         self.both_ways = config.both_ways
+        self.frame_channels = config.frame_channels
         self.encoder = (
-            PatchEncoder(config.patch, config.depth)
+            PatchEncoder(config.patch, config.depth, config.frame_channels)
             if config.encoder is None
-            else ConvEncoder(config.encoder, config.depth)
+            else ConvEncoder(config.encoder, config.depth, config.frame_channels)
         )
         widths = (self.encoder.out_channels, *(config.channels,) * (config.layers - 1))
         self.layers = nn.ModuleList(
@@ -286,7 +289,9 @@ class E3DLSTM(BothWaysForecaster):
             )
             for below in widths
         )
-        self.decoder = Decoder(config.channels, config.depth, config.patch, config.encoder)
+        self.decoder = Decoder(
+            config.channels, config.depth, config.patch, config.encoder, config.frame_channels
+        )
         xavier(self)
 
     def cells(self) -> Iterator[nn.Module]:

@@ -13,17 +13,17 @@ FORGET_BIAS = 1.0
 
 
 def to_patches(frames: Tensor, patch: int) -> Tensor:
-    """Return ``(..., patch^2, y / patch, x / patch)``: each square of cells as channels, row by row.
+    """Return ``(..., c patch^2, y / patch, x / patch)``: each square of cells as channels, row by row.
 
     Args:
-        frames: ``(..., 1, y, x)``, rows and columns multiples of ``patch``.
+        frames: ``(..., c, y, x)``, rows and columns multiples of ``patch``; channel by channel if c is not 1.
         patch: Width of a square, in cells.
     """
     return functional.pixel_unshuffle(frames, patch)
 
 
 def from_patches(patches: Tensor, patch: int) -> Tensor:
-    """Return the frames ``(..., 1, y, x)`` of patches ``(..., patch^2, y / patch, x / patch)``."""
+    """Return the frames ``(..., c, y, x)`` of patches ``(..., c patch^2, y / patch, x / patch)``."""
     return functional.pixel_shuffle(patches, patch)
 
 

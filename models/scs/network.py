@@ -21,8 +21,8 @@ from models.scs.long_sequences import OVERLAP, Carry, run_clips
 from models.scs.optical_flow import has_echo, optical_flow
 from models.scs.semi_coupled import Coder, Gates, normalised_aside
 
-#: Cells of a frame for each cell of the layers, in either direction.
-STRIDE = 4
+#: Cells of a frame for each cell of the layers, in either direction, behind two convolutions of stride 2.
+STRIDED = 4
 
 #: Channels inside the head of the temporal sub-goal.
 TEMPORAL_WIDTH = 16
@@ -39,8 +39,8 @@ class SCSConfig:
         layers: Layers of the encoder, and as many of the decoder.
         channels: Channels of every layer, a multiple of ``groups``.
         kernel_size: Odd width of the layers' convolutions, in cells of the layers.
-        stem: How frames come to a quarter of their rows and columns and back: ``"patch"``, squares of cells
-            as channels and one convolution; ``"strided"``, two convolutions of stride 2 and back by two
+        stem: How frames come to fewer rows and columns and back: ``"patch"``, squares of cells as channels
+            and one convolution; ``"strided"``, to a quarter by two convolutions of stride 2 and back by two
             interpolations.
         norm: ``"group"``, or ``"batch"`` as in the paper.
         groups: Groups of the group normalisation.
@@ -62,6 +62,9 @@ class SCSConfig:
         clip_overlap: Share of a clip that the next one sees again.
         clip_carry: What a clip starts from.
         recompute: Whether training computes activations a second time instead of keeping them.
+        patch: Width of the squares of the stem, in cells; 4 for a strided one.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one,
+            which then has no sub-goals and no explanations.
 
     Raises:
         ValueError: If settings do not go together.
@@ -89,6 +92,8 @@ class SCSConfig:
     clip_overlap: float = OVERLAP
     clip_carry: Carry = "end_detached"
     recompute: bool = False
+    patch: int = 4
+    frame_channels: int = 1
 
     def __post_init__(self) -> None:
         if self.switch == "astsgd" and not self.spatial_weight:
@@ -99,6 +104,13 @@ class SCSConfig:
             raise ValueError("expected group normalisation: recomputing would count every batch twice")
         if self.explained_frames < 1:
             raise ValueError(f"expected at least one frame to be remembered, got {self.explained_frames}")
+        if self.stem == "strided" and self.patch != STRIDED:
+            raise ValueError(f"expected a patch of {STRIDED} cells for the strided stem, got {self.patch}")
+        if self.frame_channels > 1 and (self.spatial_weight or self.temporal_weight):
+            raise ValueError(
+                f"expected spatial_weight and temporal_weight of 0 for {self.frame_channels} channels, "
+                f"of which none is echo that moves, got {self.spatial_weight:g} and {self.temporal_weight:g}"
+            )
 
 
 class SCSState(NamedTuple):
@@ -156,15 +168,15 @@ class SCS(RecurrentForecaster):
         concepts, https://arxiv.org/abs/2006.00212, sections 5.1, 5.2 and 5.8.
     """
 
-    stride = STRIDE
-
     def __init__(self, config: SCSConfig) -> None:
         super().__init__()
         self.config = config
+        self.stride = config.patch
+        self.frame_channels = config.frame_channels
         self.encoder = self._coder()
         self.decoder = self._coder()
         self.head = _head(config)
-        self.temporal_head = _temporal_head(config)
+        self.temporal_head = _temporal_head(config) if config.frame_channels == 1 else None
         self.monitor = LossMonitor() if config.switch == "astsgd" else None
         xavier(self)
 
@@ -187,7 +199,7 @@ class SCS(RecurrentForecaster):
     def start(self, frame: Tensor) -> SCSState:
         """Return gates of which nothing is known."""
         batch, _, height, width = frame.shape
-        size = (batch, self.config.channels, height // STRIDE, width // STRIDE)
+        size = (batch, self.config.channels, height // self.stride, width // self.stride)
         return SCSState((frame.new_full(size, self.config.initial_gate),) * self.config.layers, ())
 
     def encode(self, frame: Tensor, state: SCSState) -> SCSState:
@@ -198,7 +210,9 @@ class SCS(RecurrentForecaster):
     def decode(self, state: SCSState, horizon: int, feedback: Feedback, *, explain: bool = False) -> Forecast:
         """Return the forecast."""
         pred = self._continue(state.gates, state.frames[-1], horizon, feedback)
-        return {"pred": pred, "aux": self._explained(state, horizon, feedback) if explain else {}}
+        if not explain or self.temporal_head is None:
+            return {"pred": pred, "aux": {}}
+        return {"pred": pred, "aux": self._explained(state, horizon, feedback, self.temporal_head)}
 
     def training_loss(
         self,
@@ -256,7 +270,7 @@ class SCS(RecurrentForecaster):
         target = torch.where(known, target, 0)
         switches = [None] * (steps + horizon) if edges is None else edges
         frames = torch.cat([x, target], dim=1)
-        padded = pad_to_multiple(frames, STRIDE)
+        padded = pad_to_multiple(frames, self.stride)
         features = _over_time(self.encoder.stem, padded[:, :steps])
         gates, parts = self._take_in(features, switches[:steps], self.start(padded[:, 0]).gates)
         feedback = Feedback(padded[:, steps:], mask)
@@ -267,8 +281,10 @@ class SCS(RecurrentForecaster):
             observed = torch.cat([torch.ones_like(x, dtype=torch.bool), known], dim=1)
         if self.config.spatial_weight:
             parts["spatial"] = self._spatial_loss(frames, observed, features, aside)
-        if self.config.temporal_weight:
-            parts["flow"], parts["change"] = self._temporal_losses(frames, observed, features, aside)
+        if self.config.temporal_weight and self.temporal_head is not None:
+            parts["flow"], parts["change"] = self._temporal_losses(
+                frames, observed, features, aside, self.temporal_head
+            )
         return parts
 
     def _take_in(
@@ -313,7 +329,9 @@ class SCS(RecurrentForecaster):
             frame = feedback.after(lead, forecast) if lead < horizon else forecast
         return torch.stack(frames, dim=1)
 
-    def _explained(self, state: SCSState, horizon: int, feedback: Feedback) -> dict[str, Tensor]:
+    def _explained(
+        self, state: SCSState, horizon: int, feedback: Feedback, temporal_head: nn.Module
+    ) -> dict[str, Tensor]:
         """Return what the sub-goals' networks forecast, each fed with its own frames."""
         gates = self.start(state.frames[0]).gates
         for frame in state.frames:
@@ -323,7 +341,7 @@ class SCS(RecurrentForecaster):
         for lead in range(1, horizon + 1):
             by_space = self.head(self.decoder.spatial_goal(self.decoder.stem(by_space, aside=True)))
             u, gates = self.decoder.temporal_goal(self.decoder.stem(by_time, aside=True), gates)
-            by_time = by_time + self.temporal_head(u)[:, 2:]
+            by_time = by_time + temporal_head(u)[:, 2:]
             spatial.append(by_space)
             temporal.append(by_time)
             if lead < horizon:
@@ -356,11 +374,11 @@ class SCS(RecurrentForecaster):
         return masked_mse(_cropped(_over_time(self.head, u), frames), following, known)
 
     def _temporal_losses(
-        self, frames: Tensor, observed: Tensor, seen: Tensor, ahead: Tensor
+        self, frames: Tensor, observed: Tensor, seen: Tensor, ahead: Tensor, temporal_head: nn.Module
     ) -> tuple[Tensor, Tensor]:
         """Return the temporal sub-goal's losses of motion, where there is an echo, and change.
 
-        Arguments as for the spatial one.
+        Arguments as for the spatial one, and the head.
         """
         gates: Gates = (torch.full_like(seen[:, 0], self.config.initial_gate),) * self.config.layers
         tops = []
@@ -368,7 +386,7 @@ class SCS(RecurrentForecaster):
             for u in _each_time(features):
                 top, gates = self._run(coder.temporal_goal, u, gates)
                 tops.append(top)
-        told = _cropped(_over_time(self.temporal_head, torch.stack(tops[1:], dim=1)), frames)
+        told = _cropped(_over_time(temporal_head, torch.stack(tops[1:], dim=1)), frames)
         before, after = frames[:, :-1], frames[:, 1:]
         known = observed[:, :-1] & observed[:, 1:]
         with torch.no_grad():
@@ -405,7 +423,7 @@ class SCS(RecurrentForecaster):
 
 
 class Stem(nn.Module):
-    """What brings a frame to a quarter of its rows and columns: rectified convolutions.
+    """What brings a frame to the rows and columns of the layers: rectified convolutions.
 
     Convention: normalised under batch normalisation only. A sample's own statistics would take away how
     strong its echoes are, which nothing above could find again; this way shortcuts carry it to the head.
@@ -413,10 +431,10 @@ class Stem(nn.Module):
 
     def __init__(self, config: SCSConfig) -> None:
         super().__init__()
-        self.patch = config.stem == "patch"
-        channels = config.channels
-        widths = (STRIDE**2, channels) if self.patch else (1, channels // 2, channels)
-        stride = 1 if self.patch else 2
+        self.patch = config.patch if config.stem == "patch" else None
+        channels, seen = config.channels, config.frame_channels
+        widths = (seen, channels // 2, channels) if self.patch is None else (seen * self.patch**2, channels)
+        stride = 2 if self.patch is None else 1
         self.convolutions = nn.ModuleList(
             nn.Conv2d(below, here, 3, stride, 1) for below, here in itertools.pairwise(widths)
         )
@@ -424,13 +442,13 @@ class Stem(nn.Module):
         self.norms = nn.ModuleList(norm(here) for here in widths[1:])
 
     def forward(self, frames: Tensor, *, aside: bool = False) -> Tensor:
-        """Return the features ``(b, d, y / 4, x / 4)`` of frames ``(b, 1, y, x)``.
+        """Return the features ``(b, d, y / patch, x / patch)`` of frames ``(b, 1, y, x)``.
 
         Args:
             frames: Frames.
             aside: Whether they are no part of the main stream, and leave running statistics alone.
         """
-        u = to_patches(frames, STRIDE) if self.patch else frames
+        u = frames if self.patch is None else to_patches(frames, self.patch)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             u = convolution(u)
             u = functional.relu(normalised_aside(norm, u) if aside else norm(u))
@@ -438,10 +456,12 @@ class Stem(nn.Module):
 
 
 def _head(config: SCSConfig) -> nn.Sequential:
-    """Return what makes a frame ``(b, 1, y, x)`` of features ``(b, d, y / 4, x / 4)``, linear at its end."""
-    channels = config.channels
+    """Return what makes a frame of features ``(b, d, y / patch, x / patch)``, linear at its end."""
+    channels, patch = config.channels, config.patch
     if config.stem == "patch":
-        return nn.Sequential(nn.Conv2d(channels, STRIDE**2, 3, padding=1), nn.PixelShuffle(STRIDE))
+        return nn.Sequential(
+            nn.Conv2d(channels, config.frame_channels * patch**2, 3, padding=1), nn.PixelShuffle(patch)
+        )
     half, quarter = channels // 2, channels // 4
     return nn.Sequential(
         nn.Upsample(scale_factor=2, mode="bilinear"),
@@ -450,19 +470,19 @@ def _head(config: SCSConfig) -> nn.Sequential:
         nn.Upsample(scale_factor=2, mode="bilinear"),
         nn.Conv2d(half, quarter, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(quarter, 1, 3, padding=1),
+        nn.Conv2d(quarter, config.frame_channels, 3, padding=1),
     )
 
 
 def _temporal_head(config: SCSConfig) -> nn.Sequential:
-    """Return what makes motion (u, v) and change ``(b, 3, y, x)`` of features ``(b, d, y / 4, x / 4)``."""
+    """Return what makes motion (u, v) and change ``(b, 3, y, x)`` of features ``(b, d, y / patch, ...)``."""
     return nn.Sequential(
         nn.Conv2d(config.channels, TEMPORAL_WIDTH, 1),
         nn.ReLU(),
         nn.Conv2d(TEMPORAL_WIDTH, TEMPORAL_WIDTH, 3, padding=1),
         nn.ReLU(),
         nn.Conv2d(TEMPORAL_WIDTH, 3, 1),
-        nn.Upsample(scale_factor=STRIDE, mode="bilinear"),
+        nn.Upsample(scale_factor=config.patch, mode="bilinear"),
     )
 
 

@@ -62,6 +62,11 @@ class STMoEConfig:
         entropy: Loss of the gates' -W log W.
         smoothness: Loss of the gates' change from lead to lead.
         magnitude: Loss of the gates' size.
+        frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one;
+            ``"id"`` has one.
+
+    Raises:
+        ValueError: If ``"id"``, whose translation expert moves one field, is to have several channels.
     """
 
     variant: Literal["conv", "id"] = "conv"
@@ -78,6 +83,11 @@ class STMoEConfig:
     entropy: RobustTerm = RobustTerm(0.01, 1.0, 1.0)
     smoothness: RobustTerm = RobustTerm(0.1, 1.0, 0.1)
     magnitude: RobustTerm = RobustTerm(0.0, 1.0, 0.1)
+    frame_channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.variant == "id" and self.frame_channels > 1:
+            raise ValueError(f"expected frames of one channel for the id variant, got {self.frame_channels}")
 
 
 class MIMExpert(nn.Module):
@@ -150,7 +160,8 @@ class GatingNetwork(nn.Module):
     Convention: the paper gives no sizes, and demands only that weights are in [0, 1]; here they sum to 1
     (softmax), so that the experts are mixed and not added. ``"sigmoid"`` is the paper to the letter.
 
-    Shapes: ``b`` batch, ``t`` frames of a window, ``m`` experts.
+    Shapes: ``b`` batch, ``t`` channels of all frames of a window, as many as frames where each has one, ``m``
+    experts.
 
     Args:
         frames: ``t``.
@@ -207,6 +218,7 @@ class ExpertMixture(Forecaster):
         decoder: H.
         stride: Rows and columns must be multiples of this.
         carry: Whether experts carry their state from lead to lead.
+        frame_channels: Channels of a frame.
     """
 
     #: Frames of a window: the fewest that show velocity, acceleration and jerk.
@@ -220,8 +232,10 @@ class ExpertMixture(Forecaster):
         *,
         stride: int,
         carry: bool = False,
+        frame_channels: int = 1,
     ) -> None:
         super().__init__()
+        self.frame_channels = frame_channels
         self.stride = stride
         self.carry = carry
         self.experts = nn.ModuleList(experts)
@@ -258,7 +272,7 @@ class ExpertMixture(Forecaster):
         if self.gating is None:
             count = len(self.experts)
             return window.new_full((), 1 / count).expand(window.shape[0], count, *window.shape[-2:])
-        weights: Tensor = self.gating(window[:, :, 0])
+        weights: Tensor = self.gating(window.flatten(1, 2))
         return weights
 
     def train(self, mode: bool = True) -> Self:
@@ -289,7 +303,7 @@ class STMoE(ExpertMixture):
 
     With ``explain=True``, ``aux["gates"]`` are the weights ``(b, lead, m, y, x)`` of translation, rotation
     and intensity expert, and ``aux["experts"]`` what each of them alone would forecast for that lead from the
-    same frames ``(b, lead, m, y, x)``, not clamped.
+    same frames ``(b, lead, m, y, x)``, not clamped; of frames of c channels ``(b, lead, m c, y, x)``.
 
     Convention: the paper's equation 7 has the smoothness of W, its equation 8 an undefined magnitude instead.
     All terms are here; that of magnitude has weight 0, since it is constant where weights sum to 1. The
@@ -308,8 +322,12 @@ class STMoE(ExpertMixture):
             experts[KINDS.index("translation")] = ADDLExpert(config.translation)
         gating = None
         if config.gate != "none":
-            gating = GatingNetwork(self.frames, config.gate_channels, len(KINDS), config.gate)
-        decoder = nn.Conv2d(config.channels, 1, 3, padding=1) if convolved else nn.Identity()
+            gating = GatingNetwork(
+                self.frames * config.frame_channels, config.gate_channels, len(KINDS), config.gate
+            )
+        decoder = (
+            nn.Conv2d(config.channels, config.frame_channels, 3, padding=1) if convolved else nn.Identity()
+        )
         halvings = 0 if convolved else len(config.translation.widths)
         super().__init__(
             experts,
@@ -317,13 +335,21 @@ class STMoE(ExpertMixture):
             decoder,
             stride=math.lcm(config.patch, 2**halvings),
             carry=config.expert_state == "carry",
+            frame_channels=config.frame_channels,
         )
         self.config = config
         xavier(decoder)
 
     def alone(self, expert: nn.Module) -> ExpertMixture:
         """Return the network H(F(X)) that one expert makes with this network's decoder, sharing weights."""
-        return ExpertMixture([expert], None, self.decoder, stride=self.stride, carry=self.carry)
+        return ExpertMixture(
+            [expert],
+            None,
+            self.decoder,
+            stride=self.stride,
+            carry=self.carry,
+            frame_channels=self.frame_channels,
+        )
 
     def cells(self) -> Iterator[nn.Module]:
         """Yield the experts' cells and the gates."""
@@ -375,7 +401,13 @@ class STMoE(ExpertMixture):
 
 def new_expert(config: STMoEConfig) -> MIMExpert:
     """Return an expert with new weights, or the encoder that only serves to train the decoder."""
-    mim = MIMConfig(hidden=config.hidden, kernel_size=config.kernel_size, patch=config.patch, head=False)
+    mim = MIMConfig(
+        hidden=config.hidden,
+        kernel_size=config.kernel_size,
+        patch=config.patch,
+        head=False,
+        frame_channels=config.frame_channels,
+    )
     return MIMExpert(mim, config.channels if config.variant == "conv" else 1)
 
 

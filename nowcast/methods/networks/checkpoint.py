@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,21 @@ from nowcast.methods.networks.plain_data import from_plain, to_plain
 from nowcast.names import CONFIG_FILE, WEIGHTS_FILE
 
 #: Version of ``config.json``; :func:`upgrade` knows the ones before.
-FORMAT = 2
+FORMAT = 3
+
+#: Fields that configurations got after format 2, and what networks did before they had them.
+LATER_FIELDS: dict[str, dict[str, Any]] = {
+    "ConvLSTMConfig": {"frame_channels": 1},
+    "HourglassConfig": {"frame_channels": 1},
+    "UNetConfig": {"frame_channels": 1},
+    "PredRNNPPConfig": {"frame_channels": 1},
+    "MIMConfig": {"frame_channels": 1},
+    "PhyDNetConfig": {"frame_channels": 1},
+    "SCSConfig": {"patch": 4, "frame_channels": 1},
+    "STMoEConfig": {"frame_channels": 1},
+    "E3DLSTMConfig": {"frame_channels": 1},
+    "CRNConfig": {"frame_channels": 1},
+}
 
 #: Longest ``config.json`` that is looked at, in bytes; real ones have a few thousand.
 MOST_CONFIG_BYTES = 1 << 16
@@ -218,7 +232,8 @@ def upgrade(
 
     Format 0, that of the first experiments, had no normalisation, as there was but one; and its weights were
     named by the wrappers the network was trained in: ``module.`` of data parallelism, ``_orig_mod.`` of
-    compiling. Format 1 knew no moving frame.
+    compiling. Format 1 knew no moving frame, format 2 not yet all fields of today's configurations
+    (:data:`LATER_FIELDS`).
 
     Raises:
         CheckpointError: If the format is not known.
@@ -236,7 +251,26 @@ def upgrade(
         document = {**document, "format": 2}
         if isinstance(document.get("task"), dict):
             document["task"] = {"moving": False, **document["task"]}
+        version = 2
+    if version == 2:
+        document = {**document, "format": 3}
+        kinds = {kind.__name__: kind for kind in NETWORKS}
+        if "config" in document and document.get("kind") in tuple(kinds):
+            document["config"] = _completed(kinds[document["kind"]], document["config"])
     return document, dict(tensors)
+
+
+def _completed(kind: type, config: Any) -> Any:
+    """Return a configuration of format 2, and those inside it, with the fields that came later."""
+    if not isinstance(config, dict):
+        return config
+    inner = {name: hint for name, hint in get_type_hints(kind).items() if is_dataclass(hint)}
+    inside = {
+        name: _completed(hint, config[name])
+        for name, hint in inner.items()
+        if isinstance(hint, type) and name in config
+    }
+    return {**LATER_FIELDS.get(kind.__name__, {}), **config, **inside}
 
 
 class _Content(NamedTuple):

@@ -15,11 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models.addl import ADDLConfig
 from models.convlstm import ConvLSTMConfig
 from models.registry import PRESETS, build
+from models.stmoe.network import STMoEConfig
 from nowcast.errors import StorageError
 from nowcast.methods.networks import checkpoint
 from nowcast.methods.networks.checkpoint import (
+    LATER_FIELDS,
     Card,
     CheckpointError,
     Source,
@@ -30,7 +33,12 @@ from nowcast.methods.networks.checkpoint import (
     verify,
 )
 from nowcast.methods.networks.plain_data import from_plain, to_plain
+from nowcast.methods.networks.versions import SHIPPED
 
+#: Folders of the package's weights that were saved before format 3.
+FORMAT_2 = sorted(
+    path.parent for path in SHIPPED.glob("*/config.json") if json.loads(path.read_text())["format"] == 2
+)
 SMALL = ConvLSTMConfig(hidden=(4,), patch=2)
 TASK = Task(frames=5, leads=12, step_minutes=5.0, cell_km=1.0)
 CARD = Card(
@@ -265,9 +273,9 @@ def test_a_description_of_another_size_is_refused(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 3}, "expected a format of at most 2, got 3"),
-        ({"format": "1"}, "expected a format of at most 2, got '1'"),
-        ({"format": True}, "expected a format of at most 2, got True"),
+        ({"format": 4}, "expected a format of at most 3, got 4"),
+        ({"format": "1"}, "expected a format of at most 3, got '1'"),
+        ({"format": True}, "expected a format of at most 3, got True"),
         ({"kind": "os.system"}, "kind: expected one of .*ConvLSTMConfig.*, got 'os.system'"),
         ({"kind": 3}, "kind: expected str, got 3"),
         ({"surprise": 1}, "surprise: expected no such field, got 1"),
@@ -361,7 +369,7 @@ def test_format_0_had_one_normalisation_and_the_names_of_wrappers(folder):
 
 def test_format_1_knew_no_moving_frame(folder):
     document = json.loads((folder / "config.json").read_text())
-    assert document["format"] == 2
+    assert document["format"] == 3
     del document["task"]["moving"]
     (folder / "config.json").write_text(json.dumps({**document, "format": 1}))
     assert load(folder).card == verify(folder) == CARD
@@ -378,6 +386,50 @@ def test_format_1_without_a_task_is_refused_all_the_same(folder, task):
         load(folder)
 
 
+@pytest.mark.parametrize("shipped", FORMAT_2, ids=lambda folder: folder.name)
+def test_weights_of_format_2_are_those_of_a_configuration_without_the_later_fields(shipped, tmp_path):
+    document = json.loads((shipped / "config.json").read_text())
+    loaded = load(shipped)
+    tensors = load_file(shipped / "weights.safetensors")
+    state = loaded.network.state_dict()
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(value, tensors[key].to(value.dtype)) for key, value in state.items())
+    later = LATER_FIELDS.get(document["kind"], {})
+    assert to_plain(loaded.card.config) | document["config"] == document["config"] | later
+    save(tmp_path, loaded.network, loaded.card)
+    again = load(tmp_path)
+    assert again.card == loaded.card
+    assert all(torch.equal(value, state[key]) for key, value in again.network.state_dict().items())
+
+
+def test_format_3_has_every_field(folder):
+    config = to_plain(SMALL)
+    del config["frame_channels"]
+    rewrite(folder, config=config)
+    for read in (load, verify):
+        with pytest.raises(CheckpointError, match="fields of ConvLSTMConfig, got no frame_channels"):
+            read(folder)
+    rewrite(folder, format=2)
+    assert load(folder).card == verify(folder) == CARD
+
+
+def test_configurations_inside_others_get_the_later_fields_too(monkeypatch):
+    config = to_plain(STMoEConfig(variant="id"))
+    del config["frame_channels"], config["translation"]["small"]
+    monkeypatch.setitem(checkpoint.LATER_FIELDS, "ADDLConfig", {"small": "all"})
+    document, _ = upgrade({"format": 2, "kind": "STMoEConfig", "config": config}, {})
+    upgraded = from_plain(STMoEConfig, document["config"])
+    assert upgraded == STMoEConfig(variant="id", translation=ADDLConfig(small="all"))
+
+
+@pytest.mark.parametrize("kind", ["ConvLSTMConfig", "os.system", ["ConvLSTMConfig"], None])
+@pytest.mark.parametrize("config", [None, 3, []])
+def test_format_2_without_a_configuration_is_refused_all_the_same(folder, kind, config):
+    rewrite(folder, format=2, kind=kind, config=config)
+    with pytest.raises(CheckpointError, match=r"expected ConvLSTMConfig, got|kind: expected"):
+        load(folder)
+
+
 def test_a_card_says_whether_the_network_sees_the_moving_air(tmp_path):
     moving = replace(CARD, task=replace(TASK, moving=True))
     save(tmp_path, network(), moving)
@@ -386,7 +438,7 @@ def test_a_card_says_whether_the_network_sees_the_moving_air(tmp_path):
 
 
 def test_the_present_format_is_left_as_it_is(folder):
-    document, tensors = {"format": 2, "kind": "x"}, {"module.a": torch.zeros(1)}
+    document, tensors = {"format": 3, "kind": "x"}, {"module.a": torch.zeros(1)}
     assert upgrade(document, tensors) == (document, tensors)
 
 
