@@ -1,4 +1,7 @@
-"""Presets by name, of the papers' sizes and of sizes for two CPU cores: plain data, known without torch."""
+"""Presets by name, of the papers' sizes and of sizes for two CPU cores: plain data, known without torch.
+
+Where a network of CPU size corrects a base, its small form that continues frames by itself is ``_plain``.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,19 @@ FORECASTERS = {
     "mim_code": Preset("MIMConfig", hidden=(64,) * 4, kernel_size=5, difference_once=True, both_ways=True),
     "phydnet_cpu": Preset("PhyDNetConfig"),
     "phydnet_paper": Preset("PhyDNetConfig", width=32, derivatives=7, residual=(128, 128, 64)),
-    "scs_cpu": Preset("SCSConfig"),
+    "scs_cpu": Preset(
+        "CorrectionConfig",
+        core=Preset(
+            "SCSConfig",
+            patch=1,
+            frame_channels=16,
+            norm="position",
+            spatial_weight=0.0,
+            temporal_weight=0.0,
+            switch="none",
+        ),
+    ),
+    "scs_plain": Preset("SCSConfig"),
     "scs_paper": Preset("SCSConfig", layers=15, channels=128, stem="strided"),
     "stmoe_cpu": Preset("STMoEConfig"),
     "stmoe_paper": Preset("STMoEConfig", hidden=(64,) * 4, kernel_size=5, gate_channels=32),
@@ -65,7 +80,8 @@ FORECASTERS = {
     ),
     "e3d_cpu": Preset("E3DLSTMConfig", gate_norm=False),
     "e3d_paper": Preset("E3DLSTMConfig", layers=4, channels=64, kernel_size=5, tau=None, gate_norm=False),
-    "crn_cpu": Preset("CRNConfig", bias=False),
+    "crn_cpu": Preset("CorrectionConfig", core=Preset("CRNConfig", patch=1, frame_channels=16)),
+    "crn_plain": Preset("CRNConfig", bias=False),
     "crn_paper_like": Preset("CRNConfig", hidden=(128, 128)),
     "exceedance_cpu": Preset("ExceedanceConfig"),
     "exceedance_large": Preset("ExceedanceConfig", coarseness=2, widths=(64, 128, 256, 256), hidden=128),

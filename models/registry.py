@@ -9,6 +9,7 @@ from torch import nn
 from models.addl import ADDL, ADDLConfig
 from models.convlstm import ConvLSTM, ConvLSTMConfig
 from models.convlstm_hourglass import ConvLSTMHourglass, HourglassConfig
+from models.correction import Correction, CorrectionConfig
 from models.crn import CRN, CRNConfig
 from models.e3d.network import E3DLSTM, E3DLSTMConfig
 from models.exceedance import Exceedance, ExceedanceConfig
@@ -36,6 +37,7 @@ NETWORKS: dict[type[Any], type[nn.Module]] = {
     E3DLSTMConfig: E3DLSTM,
     CRNConfig: CRN,
     ExceedanceConfig: Exceedance,
+    CorrectionConfig: Correction,
     FANetConfig: FANet,
 }
 

@@ -36,6 +36,22 @@ def layer_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels)
 
 
+class PositionNorm(nn.Module):
+    """A normalisation over the channels of each position ``(b, d, y, x)``, without scale and shift.
+
+    Unlike one over all positions it does not depend on the grid, nor on what rains elsewhere.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised channels."""
+        apart = x - x.mean(dim=1, keepdim=True)
+        return apart * torch.rsqrt(apart.square().mean(dim=1, keepdim=True) + 1e-5)
+
+
 def xavier(module: nn.Module) -> None:
     """Initialise every convolution and linear layer in ``module``: Xavier uniform, bias 0."""
     for layer in module.modules():

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from models.forecaster import Feedback, Forecast, RecurrentForecaster, masked_mse, pad_to_multiple
-from models.parts.blocks import to_patches, xavier
+from models.parts.blocks import PositionNorm, to_patches, xavier
 from models.parts.sampling import draw_mask, forced_share
 from models.scs.gradient_switch import Coupling, Edges, LossMonitor, Shares, draw_edges, falling_share
 from models.scs.long_sequences import OVERLAP, Carry, run_clips
@@ -42,7 +42,8 @@ class SCSConfig:
         stem: How frames come to fewer rows and columns and back: ``"patch"``, squares of cells as channels
             and one convolution; ``"strided"``, to a quarter by two convolutions of stride 2 and back by two
             interpolations.
-        norm: ``"group"``, or ``"batch"`` as in the paper.
+        norm: ``"group"``, or ``"batch"`` as in the paper; ``"position"``, over the channels of each position,
+            or ``"none"``: the latter two know nothing of what rains elsewhere.
         groups: Groups of the group normalisation.
         affine: Whether normalisations have a scale and a shift per channel.
         residual: Whether every second layer adds its output to that of the layer two below.
@@ -74,7 +75,7 @@ class SCSConfig:
     channels: int = 24
     kernel_size: int = 3
     stem: Literal["patch", "strided"] = "patch"
-    norm: Literal["group", "batch"] = "group"
+    norm: Literal["group", "batch", "position", "none"] = "group"
     groups: int = 8
     affine: bool = False
     residual: bool = True
@@ -488,6 +489,10 @@ def _temporal_head(config: SCSConfig) -> nn.Sequential:
 
 def _normalisation(config: SCSConfig) -> Callable[[int], nn.Module]:
     """Return what gives the normalisation for a number of channels."""
+    if config.norm == "none":
+        return lambda channels: nn.Identity()
+    if config.norm == "position":
+        return PositionNorm
     if config.norm == "batch":
         return lambda channels: nn.BatchNorm2d(channels, affine=config.affine)
     return lambda channels: nn.GroupNorm(config.groups, channels, affine=config.affine)

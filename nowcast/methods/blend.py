@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -84,11 +84,21 @@ class Blend(Method):
         frames = cube.values
         if len(frames) < 2:
             return without_motion(cube, leads)
-        rules = Rules(frames)
-        weights = examined(frames, cube.step_minutes)
-        fields = _mixed(rules, weights, cube.step_minutes, leads)
+        motion, fields = blended(frames, cube.step_minutes, range(1, leads + 1))
         shortfalls = () if len(frames) > ORDER else ("without tendency, as two frames show none",)
-        return Prediction(map(Lead, fields), rules.motion.dense(), shortfalls)
+        return Prediction(map(Lead, fields), motion.dense(), shortfalls)
+
+
+def blended(frames: Array, step_minutes: float, leads: Iterable[int]) -> tuple[VectorField, Iterator[Array]]:
+    """Return the motion [cells per step] of frames ``(t, y, x)`` [dBZ], and the mixed field of each lead.
+
+    Args:
+        frames: Two or more, one step apart; an hour of them is examined.
+        step_minutes: The step.
+        leads: Leads in steps, ascending.
+    """
+    rules = Rules(frames)
+    return rules.motion, _mixed(rules, examined(frames, step_minutes), step_minutes, leads)
 
 
 class Rules:
@@ -165,8 +175,10 @@ def growth(minutes: float) -> float:
     return (min(minutes, GROWING_MINUTES) + SLOWER * beyond) / 60.0
 
 
-def _mixed(rules: Rules, weights: NDArray[np.float64], step_minutes: float, leads: int) -> Iterator[Array]:
-    for lead in range(1, leads + 1):
+def _mixed(
+    rules: Rules, weights: NDArray[np.float64], step_minutes: float, leads: Iterable[int]
+) -> Iterator[Array]:
+    for lead in leads:
         shares = growth(lead * step_minutes) * weights
         factors = np.concatenate([[1.0 - shares.sum()], shares]).astype(np.float32)
         mixture = np.tensordot(factors, rules.expected(lead), axes=1)

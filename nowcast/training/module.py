@@ -15,12 +15,9 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from models.forecaster import Forecaster
-from models.normalisation import HIGH_DBZ, LOW_DBZ
 from nowcast.disk import durable
 from nowcast.errors import TrainingStopped, WeightsError
-
-#: Thresholds [dBZ] of the CSI that decides which weights are kept.
-THRESHOLDS_DBZ = (20.0, 30.0, 35.0)
+from nowcast.training.gains import THRESHOLDS_DBZ, Gains, counts
 
 #: File that keeps the batch on which a training failed, beside its checkpoints.
 BAD_BATCH_FILE = "bad-batch.safetensors"
@@ -60,7 +57,15 @@ class Learning(lightning.LightningModule):
     """
 
     def __init__(
-        self, forecaster: Forecaster, recipe: Recipe, *, steps: int, seed: int, folder: Path, monitored: bool
+        self,
+        forecaster: Forecaster,
+        recipe: Recipe,
+        *,
+        steps: int,
+        seed: int,
+        folder: Path,
+        monitored: bool,
+        gains: Gains | None = None,
     ) -> None:
         """Prepare to learn.
 
@@ -71,11 +76,12 @@ class Learning(lightning.LightningModule):
             seed: Of all random decisions.
             folder: Where a batch that fails is kept.
             monitored: Whether it is scored on held-out sequences on the way.
+            gains: Where what it gains over its base is counted, if it has one.
         """
         super().__init__()
         self.forecaster = forecaster
         self._recipe, self._steps, self._seed, self._folder = recipe, steps, seed, folder
-        self.monitored = monitored
+        self.monitored, self._gains = monitored, gains
         self._counts: Tensor | None = None
         self._batch: Mapping[str, Tensor] = {}
 
@@ -122,25 +128,34 @@ class Learning(lightning.LightningModule):
         self._batch = batch
 
     def validation_step(self, batch: Mapping[str, Tensor], index: int) -> None:
-        """Count hits, misses and false alarms of the forecast and of the newest frame."""
+        """Count hits, misses and false alarms of the forecast, and of the base or the newest frame."""
         pred = self.forecaster(batch["x"], batch["target"].shape[1], **self._context(batch))["pred"]
+        if self._gains is not None:
+            self._gains.add(pred, batch)
+            return
         still = batch["x"][:, -1:].expand_as(pred)
-        rows = [_counts(field, batch["target"], batch["valid"]) for field in (pred, still)]
-        counts = torch.stack(rows)
-        self._counts = counts if self._counts is None else self._counts + counts
+        both = torch.stack([counts(field, batch["target"], batch["valid"]) for field in (pred, still)])
+        self._counts = both if self._counts is None else self._counts + both
 
     def on_validation_epoch_end(self) -> None:
-        """Log the CSI of all held-out sequences together: counts are added over processes, then divided."""
+        """Log scores of all held-out sequences together: counts are added over processes, then divided."""
+        if self._gains is not None:
+            for name, value in self._gains.table(self._gathered(self._gains.counts)).items():
+                self.log(f"val/{name}", value, prog_bar=name == "gain")
         if self._counts is None:
             return
-        counts = self.all_gather(self._counts)
-        counts = cast(Tensor, counts).reshape(-1, *self._counts.shape).sum(0)
+        both = self._gathered(self._counts)
         self._counts = None
-        csi = counts[:, 0] / counts.sum(1).clamp(min=1)
+        csi = both[:, 0] / both.sum(1).clamp(min=1)
         for name, values in zip(("csi", "csi_still"), csi, strict=True):
             self.log(f"val/{name}", values.mean(), prog_bar=True)
             for threshold, value in zip(THRESHOLDS_DBZ, values, strict=True):
                 self.log(f"val/{name}_{threshold:.0f}", value)
+
+    def _gathered(self, counted: Tensor) -> Tensor:
+        """Return the sum of what all processes counted."""
+        gathered = cast(Tensor, self.all_gather(counted))
+        return gathered.reshape(-1, *counted.shape).sum(0)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW, warmed up, its rate falling along half a cosine."""
@@ -173,18 +188,6 @@ def rate(done: float) -> float:
         return max(done / WARM_UP, LAST_RATE)
     falling = (min(done, 1.0) - WARM_UP) / (1 - WARM_UP)
     return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * falling)) / 2
-
-
-def _counts(field: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Return hits, misses and false alarms ``(3, threshold)`` where the truth is observed."""
-    rows = []
-    for threshold in THRESHOLDS_DBZ:
-        unit = (threshold - LOW_DBZ) / (HIGH_DBZ - LOW_DBZ)
-        forecast, truth = (field >= unit) & valid, (target >= unit) & valid
-        rows.append(
-            torch.stack([(forecast & truth).sum(), (truth & ~forecast).sum(), (forecast & ~truth).sum()])
-        )
-    return torch.stack(rows, dim=1).double()
 
 
 class DurableCheckpoints(TorchCheckpointIO):

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 
+from models.correction import Correction
+from models.forecaster import Forecaster
 from nowcast.disk import durable
 from nowcast.training.callbacks import Beat, Curves, Report, quiet
-from nowcast.training.data import Draws, Numbers, loader
+from nowcast.training.data import Draws, Issues, Numbers, loader
 from nowcast.training.effort import Effort
+from nowcast.training.gains import Gains
 from nowcast.training.module import DurableCheckpoints, Learning
 from nowcast.training.plan import Phase, Plan, Synthetic
 from nowcast.training.sequences import Tiles
@@ -28,6 +32,9 @@ RUN_FOLDER, CURVES_FILE = "run", "curves.csv"
 #: Held-out sequences the CSI is measured on.
 HELD_OUT_DRAWS = 48
 
+
+#: Weight of the mean of all weights so far, against those after a step.
+EMA_DECAY = 0.995
 
 #: Checkpoints to go on from, for each validation.
 CHECKPOINTS_A_CHECK = 4
@@ -69,7 +76,7 @@ class _Sequences(lightning.LightningDataModule):
             rank=trainer.global_rank, world=trainer.world_size, start=trainer.global_step * a_step
         )
         draws: Dataset[Any] = (
-            Draws(self._setting.learnt, plan.shape, crop=plan.crop, seed=plan.seed, slots=plan.slots)
+            draws_of(plan, self._phase.forecaster, self._setting.learnt, world=trainer.world_size)
             if self._phase.data == "rain"
             else Synthetic(self._phase.data, plan)
         )
@@ -79,9 +86,26 @@ class _Sequences(lightning.LightningDataModule):
         plan, trainer = self._setting.plan, self.trainer
         if not self._setting.held_out or self._phase.data != "rain" or trainer is None:
             return []
+        if plan.shape.base:
+            issues = Issues(self._setting.held_out, plan.shape)
+            return loader(issues, range(trainer.global_rank, len(issues), trainer.world_size), 1)
         draws = Draws(self._setting.held_out, plan.shape, crop=plan.crop, seed=0, turned=False)
         numbers = range(trainer.global_rank, HELD_OUT_DRAWS, trainer.world_size)
         return loader(draws, numbers, plan.batch)
+
+
+def draws_of(plan: Plan, forecaster: Forecaster, tiles: Sequence[Tiles], *, world: int = 1) -> Draws:
+    """Return the draws a plan has of tiles."""
+    crop = partial(forecaster.crop_cells, plan.crop) if isinstance(forecaster, Correction) else plan.crop
+    return Draws(
+        tiles,
+        plan.shape,
+        crop=crop,
+        seed=plan.seed,
+        slots=plan.slots,
+        together=plan.batch,
+        world=world,
+    )
 
 
 def run_phase(phase: Phase, setting: Setting) -> None:
@@ -105,6 +129,7 @@ def run_phase(phase: Phase, setting: Setting) -> None:
         seed=plan.seed,
         folder=setting.output,
         monitored=monitored,
+        gains=_gains(setting) if monitored else None,
     )
     interval = max(phase.steps // plan.checks, 1)
     best, callbacks = _callbacks(phase, setting, folder, interval, monitored)
@@ -156,6 +181,7 @@ def _callbacks(
     phase: Phase, setting: Setting, folder: Path, interval: int, monitored: bool
 ) -> tuple[ModelCheckpoint | None, list[Callback]]:
     """Return what keeps the best weights, if any are known to be, and all that watches, keeps and stops."""
+    plan = setting.plan
     watching: list[Callback] = [
         Beat(setting.report, f"training {phase.name}", phase.steps, setting.effort),
         Curves(folder / CURVES_FILE, _logged(interval)),
@@ -169,15 +195,27 @@ def _callbacks(
     ]
     if not monitored:
         return None, watching
+    if plan.shape.base:  # corrections are small, and the mean of their last weights is better than any
+        watching.append(EMAWeightAveraging(decay=EMA_DECAY))
+    monitor = "val/gain" if plan.shape.base else "val/csi"
     best = ModelCheckpoint(
         folder,
         filename="best-{step}",
-        monitor="val/csi",
+        monitor=monitor,
         mode="max",
         save_top_k=1,
         enable_version_counter=False,
     )
-    return best, [*watching, best, EarlyStopping("val/csi", mode="max", patience=setting.plan.patience)]
+    return best, [*watching, best, EarlyStopping(monitor, mode="max", patience=plan.patience)]
+
+
+def _gains(setting: Setting) -> Gains | None:
+    """Return where gains over the base are counted, if there is one."""
+    shape = setting.plan.shape
+    if not shape.base:
+        return None
+    issues = Issues(setting.held_out, shape)
+    return Gains([issues.event(number).radar for number in range(len(issues))], shape.slots)
 
 
 def _logged(interval: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.convlstm import ConvLSTMConfig
+from models.correction import CorrectionConfig
 from models.e3d.network import E3DLSTMConfig
 from models.exceedance import ExceedanceConfig
 from models.forecaster import Forecaster
@@ -29,6 +30,7 @@ from nowcast.training.sequences import Shape
 RECIPES: dict[type[Any], Recipe] = {
     ConvLSTMConfig: Recipe(learning_rate=2e-3),
     ExceedanceConfig: Recipe(learning_rate=2e-3),
+    CorrectionConfig: Recipe(learning_rate=2e-3, weight_decay=1e-3),
     SCSConfig: Recipe(learning_rate=2e-3, clip_norm=None, clip_value=5.0),
     E3DLSTMConfig: Recipe(betas=(0.95, 0.9995)),
 }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.correction import Correction
 from models.forecaster import Forecaster
 from models.registry import PRESETS, build
 from nowcast.archive.archive import Archive
@@ -21,15 +22,18 @@ from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel
 from nowcast.methods.networks.checkpoint import Card, Source, Task
 from nowcast.names import NETWORKS
 from nowcast.training.callbacks import Report
-from nowcast.training.data import Draws, Numbers, loader
+from nowcast.training.data import Numbers, loader
 from nowcast.training.effort import Effort, code_version, processor
 from nowcast.training.module import Learning, Recipe
-from nowcast.training.phase import Setting, run_phase
+from nowcast.training.phase import Setting, draws_of, run_phase
 from nowcast.training.plan import Plan, phases
-from nowcast.training.sequences import Tiles, describe, prepare
+from nowcast.training.sequences import Shape, Tiles, describe, prepare
 
 #: Files of a training in its folder.
 PLAN_FILE, EFFORT_FILE = "plan.json", "effort.json"
+
+#: Most cells of the issue times of one event that corrections are judged on in training.
+MOST_JUDGED_CELLS = 1_500_000
 
 #: Steps that are timed to know how many fit the minutes given, after as many that are not.
 TIMED_STEPS = 3
@@ -104,14 +108,18 @@ def train(
     if (network.frames or 1) > plan.shape.frames:
         raise BadRequest(f"{plan.model} needs {network.frames} frames, the plan has {plan.shape.frames}")
     if "guess" in network.context:
-        plan = replace(plan, shape=replace(plan.shape, guess=True))
+        plan = replace(plan, shape=_shape_of(network, plan))
     events = _fitting(find_events(archive), plan)
-    tiles = prepare(archive, events, plan.shape, cache or output / "sequences", progress=report)
+    folder = cache or output / "sequences"
+    tiles = prepare(archive, events, plan.shape, folder, progress=report)
     hold_out = plan.hold_out
     if hold_out is None:
         hold_out = events_to_hold_out({one.event: float(one.rain.sum()) for one in tiles})
     learnt = [one for one in tiles if one.event not in hold_out]
     held_out = [one for one in tiles if one.event in hold_out]
+    if held_out and plan.shape.base:  # judged on whole grids, as the service makes forecasts
+        whole, judged = replace(plan.shape, tile=0, most_cells=MOST_JUDGED_CELLS), set(hold_out)
+        held_out = prepare(archive, [one for one in events if one.name in judged], whole, folder)
     if not learnt:
         raise NotEnoughFrames(f"expected events with rain to learn from, but all {len(tiles)} are held out")
     effort = Effort(output / EFFORT_FILE)
@@ -123,6 +131,20 @@ def train(
     sources = _sources(archive, [event for event in events if event.name in {one.event for one in learnt}])
     card = Card(network.config, _task(plan, learnt), sources, code_version())
     return Trained(network.eval(), card, plan, steps, learnt, held_out, scored, effort)
+
+
+def _shape_of(network: Forecaster, plan: Plan) -> Shape:
+    """Return the shape of sequences for a network that is shown what it corrects."""
+    if not isinstance(network, Correction):
+        return replace(plan.shape, guess=True)
+    config = network.config
+    return replace(
+        plan.shape,
+        frames=config.frames,
+        slot_minutes=round(config.slot_minutes),
+        slots=config.slots,
+        base=True,
+    )
 
 
 def _fitting(events: Sequence[Event], plan: Plan) -> list[Event]:
@@ -167,8 +189,7 @@ def _steps_in(plan: Plan, network: Forecaster, tiles: Sequence[Tiles], output: P
     copy.load_state_dict(network.state_dict())
     learning = Learning(copy, Recipe(), steps=100, seed=plan.seed, folder=output, monitored=False).to(device)
     optimiser = torch.optim.AdamW(copy.parameters())
-    draws = Draws(tiles, plan.shape, crop=plan.crop, seed=plan.seed, slots=plan.slots)
-    batches = iter(loader(draws, Numbers(), plan.batch))
+    batches = iter(loader(draws_of(plan, network, tiles), Numbers(), plan.batch))
     started = time.monotonic()
     for step in range(2 * TIMED_STEPS):
         if step == TIMED_STEPS:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_networks import small_forecasters
 from torch import Tensor, nn
 
 from models.forecaster import Forecaster, RecurrentForecaster
-from models.registry import PRESETS, build, forecasters
+from models.registry import PRESETS, build
 
-SMALL = [name for name in forecasters() if name.endswith("_cpu")]
+SMALL = small_forecasters()
 RECURRENT = [name for name in SMALL if isinstance(build(PRESETS[name]), RecurrentForecaster)]
 
 #: Networks that forecast without being fed a frame back, for as many leads as they have outputs.

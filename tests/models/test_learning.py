@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from real_rain import real_sequences
+from small_networks import small_forecasters
 
 from models.forecaster import Forecaster, masked_mse
-from models.registry import PRESETS, build, forecasters
+from models.registry import PRESETS, build
 
 SEEN, AHEAD, SIZE = 5, 4, 32
 
@@ -31,7 +32,7 @@ def rain(shared_data) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [name for name in forecasters() if name.endswith("_cpu")])
+@pytest.mark.parametrize("name", small_forecasters())
 def test_a_batch_of_real_rain_is_learnt_by_heart(name, rain, record_property):
     torch.manual_seed(0)
     net = build(PRESETS[name])

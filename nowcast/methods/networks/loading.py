@@ -10,12 +10,14 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from models.correction import Correction
 from models.exceedance import Exceedance
 from models.registry import PRESETS, build
 from nowcast.compute import UNTRAINED, Compute
 from nowcast.errors import NetworkError, WeightsError
 from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import Card, CheckpointError, load, verify
+from nowcast.methods.networks.correction import CorrectionNetwork
 from nowcast.methods.networks.engine import Engine
 from nowcast.methods.networks.exceedance import ExceedanceNetwork
 from nowcast.methods.networks.method import Loaded, Network
@@ -57,6 +59,8 @@ def network(name: str, compute: Compute) -> Method:
 
 def _method(name: str, loaded: Loaded, memory_mb: int) -> Method:
     """Return the method that makes forecasts of what a network of its kind answers."""
+    if type(loaded.engine.network) is Correction:
+        return CorrectionNetwork(name, loaded, memory_mb)
     if type(loaded.engine.network) is Exceedance:
         return ExceedanceNetwork(name, loaded, memory_mb)
     return Network(name, loaded, memory_mb)
