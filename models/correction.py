@@ -61,8 +61,9 @@ SEEN_DBZ, SOFT_DBZ = 8.0, 3.0
 SOFT_LIMIT = 5.0
 
 #: Lead times [min] at which the odds of a base are learnt, linear in between: factor and shift of the logit.
+#: They start as fitted to bases of ten radars.
 KNOT_MINUTES = (0.0, 15.0, 30.0, 60.0)
-START_SLOPES, START_MIDDLE = (1.5, 1.1, 0.9, 0.7), -0.7
+START_SLOPES, START_MIDDLES = (2.8, 1.7, 1.5, 1.1), (0.0, -0.4, -0.6, -1.0)
 
 #: Largest logarithm by which the odds of a base may be sharpened or blurred.
 LARGEST_SHARPENING = 1.0
@@ -221,7 +222,7 @@ class Correction(Forecaster):
             last,
         )
         self.slopes = nn.Parameter(torch.tensor(START_SLOPES))
-        self.middles = nn.Parameter(torch.full((len(KNOT_MINUTES),), START_MIDDLE))
+        self.middles = nn.Parameter(torch.tensor(START_MIDDLES))
         self.register_buffer("trust", torch.ones(len(KNOT_MINUTES), len(config.nodes_dbz)))
 
     def crop_cells(self, usual: int, cell_km: float) -> int:
