@@ -37,12 +37,13 @@ class SCSConfig:
 
     Attributes:
         layers: Layers of the encoder, and as many of the decoder.
-        channels: Channels of every layer, a multiple of ``groups``.
+        channels: Channels of every layer, a multiple of ``groups`` under group normalisation.
         kernel_size: Odd width of the layers' convolutions, in cells of the layers.
         stem: How frames come to fewer rows and columns and back: ``"patch"``, squares of cells as channels
             and one convolution; ``"strided"``, to a quarter by two convolutions of stride 2 and back by two
             interpolations.
-        norm: ``"group"``, or ``"batch"`` as in the paper.
+        norm: ``"group"``, ``"batch"`` as in the paper, or ``"none"``: no statistics, so that no cell
+            depends on what is far from it.
         groups: Groups of the group normalisation.
         affine: Whether normalisations have a scale and a shift per channel.
         residual: Whether every second layer adds its output to that of the layer two below.
@@ -74,7 +75,7 @@ class SCSConfig:
     channels: int = 24
     kernel_size: int = 3
     stem: Literal["patch", "strided"] = "patch"
-    norm: Literal["group", "batch"] = "group"
+    norm: Literal["group", "batch", "none"] = "group"
     groups: int = 8
     affine: bool = False
     residual: bool = True
@@ -490,6 +491,8 @@ def _normalisation(config: SCSConfig) -> Callable[[int], nn.Module]:
     """Return what gives the normalisation for a number of channels."""
     if config.norm == "batch":
         return lambda channels: nn.BatchNorm2d(channels, affine=config.affine)
+    if config.norm == "none":
+        return nn.Identity
     return lambda channels: nn.GroupNorm(config.groups, channels, affine=config.affine)
 
 
