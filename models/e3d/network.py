@@ -11,8 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.e3d.encoders import ConvEncoder, Decoder, PatchEncoder
-from models.e3d.recall import MemoryWindow, from_rows, recall, recall_shares, to_rows
-from models.e3d.volume_conv import VolumeConv, VolumeNorm
+from models.e3d.recall import (
+    MemoryWindow,
+    Size,
+    from_rows,
+    recall,
+    recall_nearby,
+    recall_shares,
+    shares_nearby,
+    to_rows,
+)
+from models.e3d.volume_conv import Over, VolumeConv, VolumeNorm
 from models.forecaster import Feedback, Forecast, masked_mean, masked_mse
 from models.parts.blocks import FORGET_BIAS, xavier
 from models.parts.spatiotemporal import BothWaysForecaster
@@ -33,9 +42,12 @@ class E3DLSTMConfig:
         encoder: Filters of the convolutional encoder and decoder for large frames, which take the place of
             patches; none if left out.
         tau: How many past memories RECALL attends to; all if ``None``. With 0 there is no RECALL.
-        gate_norm: Whether the convolutions of X, H and M are normalised over the sample, as in the published
-            training. The paper's equations, and their 12 068 880 parameters, are without; this adds 28 for
-            each channel of each layer, 26 without RECALL.
+        reach: How many patches away, in rows and in columns, RECALL attends at most; any number if ``None``.
+        norm: What the normalisations of the memory and of the gates take their statistics over: the whole
+            sample, or the channels of each position.
+        gate_norm: Whether the convolutions of X, H and M are normalised, as in the published training. The
+            paper's equations, and their 12 068 880 parameters, are without; this adds 28 for each channel of
+            each layer, 26 without RECALL.
         reverse_sampling: Whether training samples the true frames in reverse.
         both_ways: Whether training also shows each sequence backwards in time.
         frame_channels: Channels of a frame: 1, reflectivity, unless the network is the core of another one.
@@ -48,6 +60,8 @@ class E3DLSTMConfig:
     patch: int = 4
     encoder: int | None = None
     tau: int | None = 4
+    reach: int | None = None
+    norm: Over = "volume"
     gate_norm: bool = True
     reverse_sampling: bool = False
     both_ways: bool = False
@@ -102,7 +116,14 @@ class E3DGates(nn.Module):
     """What a cell computes before it recalls: see :class:`E3DLSTMCell`."""
 
     def __init__(
-        self, in_channels: int, channels: int, kernel_size: int, depth: int, *, recalls: bool, norm: bool
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int,
+        depth: int,
+        *,
+        recalls: bool,
+        norm: Over | None,
     ) -> None:
         super().__init__()
         self.of_cell = (4 if recalls else 3) * channels
@@ -133,9 +154,9 @@ class E3DGates(nn.Module):
 class E3DReadout(nn.Module):
     """What a cell computes after it has recalled: see :class:`E3DLSTMCell`."""
 
-    def __init__(self, channels: int, kernel_size: int, depth: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, depth: int, norm: Over) -> None:
         super().__init__()
-        self.norm = VolumeNorm(channels, shift=False)
+        self.norm = VolumeNorm(channels, shift=False, over=norm)
         self.from_states = VolumeConv(2 * channels, channels, kernel_size, depth)
         self.merge = nn.Conv2d(2 * channels, channels, 1, bias=False)
 
@@ -175,7 +196,9 @@ class E3DLSTMCell(nn.Module):
     stays 0 for ever, multiplies F' with a further gate instead of M, and takes a tanh of O's argument first.
     From the code come the forget bias of 1 and, with ``gate_norm``, the normalisation of the convolutions of
     X, H and M. RECALL does not see C_0 = 0, which would only dilute it, and is 0 at the first step. LN has a
-    scale but no shift, and the convolution of [C, M] no bias. The convolutions of each source are one.
+    scale but no shift, and the convolution of [C, M] no bias. LN may take its statistics over the channels of
+    each position (``norm``), but is never left out: C plus a mean of earlier C doubles at every step. The
+    convolutions of each source are one.
 
     Shapes: ``b`` batch, ``t`` slices, ``c`` input channels, ``d`` channels of the states, ``n`` = t y x rows.
 
@@ -185,7 +208,12 @@ class E3DLSTMCell(nn.Module):
         kernel_size: k, odd, in patches.
         depth: T.
         recalls: Whether there is RECALL; without, C_t = I G + LN(C_{t-1}).
-        gate_norm: Whether the convolutions of X, H and M are normalised over the sample.
+        reach: How many patches away, in rows and in columns, RECALL attends at most; any number if ``None``.
+        norm: What LN takes its statistics over.
+        gate_norm: Whether the convolutions of X, H and M are normalised, over the same.
+
+    Raises:
+        ValueError: If ``reach`` is negative.
 
     References:
         Wang et al. (2019), Eidetic 3D LSTM: A Model for Video Prediction and Beyond, ICLR 2019, eqs. 1 and 2,
@@ -208,11 +236,17 @@ class E3DLSTMCell(nn.Module):
         depth: int = 2,
         *,
         recalls: bool = True,
+        reach: int | None = None,
+        norm: Over = "volume",
         gate_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.gates = E3DGates(in_channels, channels, kernel_size, depth, recalls=recalls, norm=gate_norm)
-        self.readout = E3DReadout(channels, kernel_size, depth)
+        if reach is not None and reach < 0:
+            raise ValueError(f"expected a reach of at least 0 patches, got {reach}")
+        self.reach = reach
+        over = norm if gate_norm else None
+        self.gates = E3DGates(in_channels, channels, kernel_size, depth, recalls=recalls, norm=over)
+        self.readout = E3DReadout(channels, kernel_size, depth, norm)
         xavier(self)
 
     def forward(
@@ -234,10 +268,13 @@ class E3DLSTMCell(nn.Module):
         """
         gate, written, output, memory = self.gates(x, hidden, memory)
         if gate is not None and past is not None:
-            recalled = recall(gate, past)
+            recalled = self._recall(gate, past, (x.shape[1], x.shape[3], x.shape[4]))
             cell = recalled if cell is None else cell + recalled
         volume, hidden = self.readout(written, cell, output, memory)
         return CellOutput(hidden, to_rows(volume), memory, gate)
+
+    def _recall(self, gate: Tensor, past: Tensor, size: Size) -> Tensor:
+        return recall(gate, past) if self.reach is None else recall_nearby(gate, past, size, self.reach)
 
 
 class E3DLSTM(BothWaysForecaster):
@@ -285,6 +322,8 @@ class E3DLSTM(BothWaysForecaster):
                 config.kernel_size,
                 config.depth,
                 recalls=config.tau != 0,
+                reach=config.reach,
+                norm=config.norm,
                 gate_norm=config.gate_norm,
             )
             for below in widths
@@ -386,12 +425,18 @@ class E3DLSTM(BothWaysForecaster):
         """Return the shares ``(b, layer, age)`` of the memories, newest first, in the step that led here."""
         return torch.stack(
             [
-                recall_shares(layer.gate, latest(layer.memories[:-1], self.config.tau)[::-1])
+                self._shares_of(layer.gate, latest(layer.memories[:-1], self.config.tau)[::-1], layer.hidden)
                 for layer in inner.layers
-                if layer.gate is not None
+                if layer.gate is not None and layer.hidden is not None
             ],
             dim=1,
         )
+
+    def _shares_of(self, gate: Tensor, memories: tuple[Tensor, ...], hidden: Tensor) -> Tensor:
+        reach, (_, depth, _, rows, columns) = self.config.reach, hidden.shape
+        if reach is None:
+            return recall_shares(gate, memories)
+        return shares_nearby(gate, memories, (depth, rows, columns), reach)
 
     def _windows(self, memories: int, *, explain: bool) -> list[MemoryWindow] | None:
         """Return windows for a roll-out in which ``memories`` are recalled, or ``None`` where none may be."""

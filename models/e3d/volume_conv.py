@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+#: What a normalisation takes its statistics over: all channels and positions of a sample, or the channels of
+#: each position of a slice, so that it does not depend on what is far from it.
+Over = Literal["volume", "position"]
 
 
 class VolumeConv(nn.Module):
@@ -21,7 +27,7 @@ class VolumeConv(nn.Module):
         kernel_size: Odd width of the kernel, in cells.
         depth: T.
         bias: Whether there is a bias.
-        norm: Whether Y is normalised over the sample.
+        norm: Over what Y is normalised; not at all if ``None``.
 
     Raises:
         ValueError: If ``kernel_size`` is even.
@@ -35,7 +41,7 @@ class VolumeConv(nn.Module):
         depth: int,
         *,
         bias: bool = False,
-        norm: bool = False,
+        norm: Over | None = None,
     ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
@@ -44,7 +50,7 @@ class VolumeConv(nn.Module):
         nn.init.xavier_uniform_(weight.permute(1, 2, 0, 3, 4))
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.norm = VolumeNorm(out_channels) if norm else nn.Identity()
+        self.norm = nn.Identity() if norm is None else VolumeNorm(out_channels, over=norm)
 
     def forward(self, x: Tensor | None) -> Tensor:
         """Return Y ``(b, t, g, y, x)`` of X ``(b, t, c, y, x)``; of ``None``, zeros, one that broadcasts."""
@@ -66,20 +72,25 @@ class VolumeConv(nn.Module):
 
 
 class VolumeNorm(nn.Module):
-    """Normalisation over channels and all positions of a sample, times included, with a scale per channel.
+    """Normalisation of a volume, with a scale per channel.
 
     Args:
         channels: Channels of the volume.
         shift: Whether there is a shift per channel, too.
+        over: What mean and variance are taken over; all positions include all times.
     """
 
-    def __init__(self, channels: int, *, shift: bool = True) -> None:
+    def __init__(self, channels: int, *, shift: bool = True, over: Over = "volume") -> None:
         super().__init__()
+        self.over = over
         self.scale = nn.Parameter(torch.ones(channels))
         self.shift = nn.Parameter(torch.zeros(channels)) if shift else None
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return the volume ``(b, t, d, y, x)`` normalised."""
+        if self.over == "position":
+            rows = functional.layer_norm(volume.movedim(2, -1), self.scale.shape, self.scale, self.shift)
+            return rows.movedim(-1, 2)
         depth = volume.shape[1]
         shift = None if self.shift is None else self.shift.repeat(depth)
         slices = functional.group_norm(volume.flatten(1, 2), 1, self.scale.repeat(depth), shift)

@@ -37,7 +37,7 @@ class SCSConfig:
 
     Attributes:
         layers: Layers of the encoder, and as many of the decoder.
-        channels: Channels of every layer, a multiple of ``groups``.
+        channels: Channels of every layer, a multiple of ``groups`` under group normalisation.
         kernel_size: Odd width of the layers' convolutions, in cells of the layers.
         stem: How frames come to fewer rows and columns and back: ``"patch"``, squares of cells as channels
             and one convolution; ``"strided"``, to a quarter by two convolutions of stride 2 and back by two
@@ -490,7 +490,7 @@ def _temporal_head(config: SCSConfig) -> nn.Sequential:
 def _normalisation(config: SCSConfig) -> Callable[[int], nn.Module]:
     """Return what gives the normalisation for a number of channels."""
     if config.norm == "none":
-        return lambda channels: nn.Identity()
+        return nn.Identity
     if config.norm == "position":
         return PositionNorm
     if config.norm == "batch":

@@ -55,6 +55,8 @@ class STMoEConfig:
         gate: How weights come from the gates' logits. ``"softmax"`` over the experts, ``"sigmoid"`` each for
             itself, ``"uniform"``: one weight an expert for all cells, softmax of the logits' mean over them,
             ``"none"``: no gates, the experts' mean.
+        gate_norm: Whether gates take means over the sample, for normalisations and squeeze-and-excitation.
+            Without, the weights of a cell depend on its surroundings alone, but for ``"uniform"``.
         expert_state: Whether experts start from zero with each lead's window (``"reset"``) or carry their
             state from lead to lead and take in only the newest frame (``"carry"``).
         scheduled_sampling: Whether training feeds back true frames, ever fewer; else it runs freely.
@@ -77,6 +79,7 @@ class STMoEConfig:
     translation: ADDLConfig = field(default_factory=ADDLConfig)
     gate_channels: int = 16
     gate: Literal["softmax", "sigmoid", "uniform", "none"] = "softmax"
+    gate_norm: bool = True
     expert_state: Literal["reset", "carry"] = "reset"
     scheduled_sampling: bool = False
     forecast: RobustTerm = RobustTerm(1.0, 1.0, 0.05)
@@ -155,7 +158,8 @@ class GatingNetwork(nn.Module):
 
     G' is twice a 3x3 convolution, normalisation and ReLU, then squeeze-and-excitation: every channel is
     scaled by a number in (0, 1) that two linear layers make of all channels' means. G'' is one 5x5
-    convolution for all experts at once, so R is 5x5 cells of U and 9x9 of the frames.
+    convolution for all experts at once, so R is 5x5 cells of U and 9x9 of the frames. Without ``norm``
+    nothing is normalised, squeezed or excited, and weights depend on those 9x9 cells alone.
 
     Convention: the paper gives no sizes, and demands only that weights are in [0, 1]; here they sum to 1
     (softmax), so that the experts are mixed and not added. ``"sigmoid"`` is the paper to the letter.
@@ -168,34 +172,43 @@ class GatingNetwork(nn.Module):
         channels: Channels of U.
         experts: ``m``.
         mode: How weights come from logits, see :class:`STMoEConfig`; not ``"none"``.
+        norm: Whether means are taken over the sample.
 
     References:
         Hu, Shen and Sun (2018), Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507.
     """
 
     def __init__(
-        self, frames: int, channels: int, experts: int, mode: Literal["softmax", "sigmoid", "uniform"]
+        self,
+        frames: int,
+        channels: int,
+        experts: int,
+        mode: Literal["softmax", "sigmoid", "uniform"],
+        *,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         self.mode = mode
         self.trunk = nn.Sequential(
             nn.Conv2d(frames, channels, 3, padding=1),
-            layer_norm(channels),
+            layer_norm(channels) if norm else nn.Identity(),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            layer_norm(channels),
+            layer_norm(channels) if norm else nn.Identity(),
             nn.ReLU(),
         )
-        self.squeeze = nn.Linear(channels, SQUEEZED)
-        self.excite = nn.Linear(SQUEEZED, channels)
+        self.squeeze = nn.Linear(channels, SQUEEZED) if norm else None
+        self.excite = nn.Linear(SQUEEZED, channels) if norm else None
         self.head = nn.Conv2d(channels, experts, 5, padding=2)
         xavier(self)
 
     def forward(self, window: Tensor) -> Tensor:
         """Return the weights ``(b, m, y, x)`` from frames ``(b, t, y, x)``."""
         u = self.trunk(window)
-        scale = torch.sigmoid(self.excite(functional.relu(self.squeeze(u.mean(dim=(2, 3))))))
-        logits: Tensor = self.head(u * scale[:, :, None, None])
+        if self.squeeze is not None and self.excite is not None:
+            scale = torch.sigmoid(self.excite(functional.relu(self.squeeze(u.mean(dim=(2, 3))))))
+            u = u * scale[:, :, None, None]
+        logits: Tensor = self.head(u)
         if self.mode == "sigmoid":
             return torch.sigmoid(logits)
         if self.mode == "uniform":
@@ -323,7 +336,11 @@ class STMoE(ExpertMixture):
         gating = None
         if config.gate != "none":
             gating = GatingNetwork(
-                self.frames * config.frame_channels, config.gate_channels, len(KINDS), config.gate
+                self.frames * config.frame_channels,
+                config.gate_channels,
+                len(KINDS),
+                config.gate,
+                norm=config.gate_norm,
             )
         decoder = (
             nn.Conv2d(config.channels, config.frame_channels, 3, padding=1) if convolved else nn.Identity()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from models.convlstm import ConvLSTMConfig
 from models.convlstm_hourglass import HourglassConfig
@@ -124,3 +128,70 @@ def test_frames_of_another_number_of_channels_are_refused():
         check_frames(torch.zeros(1, 1, 1, 2, 2), 3)
     with pytest.raises(ValueError, match=r"expected frames \(b, t, 1, y, x\) of floats"):
         check_frames(torch.zeros(1, 1, 3, 2, 2))
+
+
+#: Cores of which no part takes statistics over the sample.
+LOCAL = {
+    "convlstm": ConvLSTMConfig(hidden=(6,), patch=1, frame_channels=8),
+    "predrnnpp": PredRNNPPConfig(hidden=(4, 4), patch=1, frame_channels=8),
+    "mim": MIMConfig(hidden=(4, 4), patch=1, frame_channels=8),
+    "scs": SCSConfig(layers=2, channels=8, norm="none", patch=1, frame_channels=8, **NO_SUB_GOALS),
+    "stmoe": STMoEConfig(hidden=(4,), patch=1, gate_norm=False, expert_state="carry", frame_channels=8),
+    "e3d": E3DLSTMConfig(
+        layers=1, channels=4, patch=1, reach=2, norm="position", gate_norm=False, frame_channels=8
+    ),
+    "e3d gates": E3DLSTMConfig(layers=1, channels=4, patch=1, tau=0, norm="position", frame_channels=8),
+    "crn": CRNConfig(hidden=(6,), patch=1, frame_channels=8),
+}
+
+#: The same with something that does, where a network has it.
+GLOBAL = {
+    "predrnnpp": replace(LOCAL["predrnnpp"], norm=True),
+    "mim": replace(LOCAL["mim"], norm=True),
+    "scs": replace(LOCAL["scs"], norm="group"),
+    "stmoe": replace(LOCAL["stmoe"], gate_norm=True),
+    "e3d": replace(LOCAL["e3d"], norm="volume"),
+    "e3d gates": replace(LOCAL["e3d gates"], norm="volume"),
+}
+
+#: Side of the grid, side of the corner that is looked at, and how far each network sees at most, in cells.
+GRID, CORNER, SIGHT = 60, 16, 36
+
+
+def continued(config: Any, x: Tensor) -> Tensor:
+    """Return the two leads a network with lively weights makes of frames."""
+    torch.manual_seed(6)
+    net = build(config).double()
+    with torch.inference_mode():
+        for parameter in net.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        return net.roll_out(x, 2, Feedback())["pred"]
+
+
+def wide_frames(config: Any) -> Tensor:
+    frames = 4 if isinstance(config, STMoEConfig) else 2
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(1, frames, 8, GRID, GRID, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_what_is_far_away_has_no_say(name):
+    x = wide_frames(LOCAL[name])
+    other = x.clone()
+    other[..., CORNER + SIGHT :, CORNER + SIGHT :] = 5.0
+    pred, changed = continued(LOCAL[name], x), continued(LOCAL[name], other)
+    assert_close(changed[..., :CORNER, :CORNER], pred[..., :CORNER, :CORNER], atol=1e-12, rtol=0)
+    assert not torch.allclose(changed[..., -4:, -4:], pred[..., -4:, -4:], atol=1e-3)
+    if name in GLOBAL:
+        pred, changed = continued(GLOBAL[name], x), continued(GLOBAL[name], other)
+        far = (changed - pred)[..., :CORNER, :CORNER].abs().max()
+        assert far > 1e-6, "the test would see it if statistics were taken"
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_crop_is_forecast_as_in_the_whole(name):
+    x = wide_frames(LOCAL[name])
+    size = CORNER + SIGHT
+    whole, crop = continued(LOCAL[name], x), continued(LOCAL[name], x[..., :size, :size])
+    assert_close(crop[..., :CORNER, :CORNER], whole[..., :CORNER, :CORNER], atol=1e-5, rtol=0)
+    assert not torch.allclose(crop[..., -2:, -2:], whole[..., size - 2 : size, size - 2 : size], atol=1e-5)

@@ -33,8 +33,8 @@ LATER_FIELDS: dict[str, dict[str, Any]] = {
     "MIMConfig": {"frame_channels": 1},
     "PhyDNetConfig": {"frame_channels": 1},
     "SCSConfig": {"patch": 4, "frame_channels": 1},
-    "STMoEConfig": {"frame_channels": 1},
-    "E3DLSTMConfig": {"frame_channels": 1},
+    "STMoEConfig": {"gate_norm": True, "frame_channels": 1},
+    "E3DLSTMConfig": {"reach": None, "norm": "volume", "frame_channels": 1},
     "CRNConfig": {"frame_channels": 1},
 }
 

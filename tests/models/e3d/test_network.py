@@ -490,3 +490,15 @@ def test_the_state_before_the_first_frame_is_empty():
     inner = net.begin(rain(1, 1)[:, 0])
     assert inner.layers == (LayerState(), LayerState())
     assert inner.memory is None
+
+
+def test_statistics_over_a_position_are_those_of_its_channels():
+    norm = VolumeNorm(5, over="position")
+    with torch.no_grad():
+        norm.scale.copy_(torch.arange(1.0, 6.0))
+        norm.shift.copy_(torch.arange(5.0))
+    volume = torch.randn(2, 3, 5, 4, 6)
+    mean, variance = volume.mean(2, keepdim=True), volume.var(2, keepdim=True, unbiased=False)
+    scale, shift = norm.scale[:, None, None], norm.shift[:, None, None]
+    expected = (volume - mean) / (variance + 1e-5).sqrt() * scale + shift
+    torch.testing.assert_close(norm(volume), expected, atol=1e-5, rtol=0)

@@ -451,3 +451,17 @@ def test_cells_are_the_experts_and_the_gates() -> None:
         assert isinstance(expert, MIMExpert)
         assert set(expert.mim.cells()) <= set(cells)
     assert set(network.experts[0].addl.cells()) <= set(cells)
+
+
+@torch.inference_mode()
+def test_gates_without_means_see_nine_by_nine_cells():
+    torch.manual_seed(0)
+    gating = GatingNetwork(frames=3, channels=8, experts=2, mode="softmax", norm=False).double()
+    x = torch.rand(1, 3, 21, 21).double()
+    weights = gating(x)
+    torch.testing.assert_close(weights.sum(1), torch.ones(1, 21, 21).double())
+    other = x.clone()
+    other[:, :, 10, 10] += 1
+    changed = (gating(other) - weights).abs().amax((0, 1)) > 1e-12
+    assert changed[6:15, 6:15].all()
+    assert changed.sum() == 81
