@@ -67,8 +67,8 @@ class Draws(Dataset[Batch]):
     tile by the root of its share of rain; in that a square, turned by quarters and mirrored. Probabilities
     depend on the newest frame only: what a network learns to expect, given what it sees, stays unbiased.
 
-    With a base, all draws of a batch are of one event, as grids of one width of cells go together, and radars
-    are drawn first, by the root of all their rain; and a square is moved, a few times at most, to where it
+    With a base, all draws of a batch have squares of one side, as only those go together; radars are drawn
+    before events, by the root of all their rain; and a square is moved, a few times at most, to where it
     rains.
     """
 
@@ -109,6 +109,10 @@ class Draws(Dataset[Batch]):
         self._crop, self._together, self._world = crop, together, world
         self._of_tiles = [_shares(np.sqrt(one.rain + DRY_SHARE)) for one in self.tiles]
         self._of_events = self._event_shares()
+        kinds = [self._kind(one) for one in self.tiles]
+        #: How probably each event is drawn, by what may be in one batch.
+        self._of_kinds = [self._of_events * [kind == one for one in kinds] for kind in sorted(set(kinds))]
+        self._shares_of_kinds = _shares(np.array([shares.sum() for shares in self._of_kinds]))
         self._count = sum(len(one.rain) for one in self.tiles)
 
     def _event_shares(self) -> NDArray[np.float64]:
@@ -126,22 +130,27 @@ class Draws(Dataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         """Return one draw, without the batch's axis."""
         random = np.random.default_rng((self.seed, number))
-        of_batch = random
-        if self.shape.base:
-            batch = number // (self._world * self._together), number % self._world
-            of_batch = np.random.default_rng((self.seed, *batch, self._together))
-        event = int(of_batch.choice(len(self.tiles), p=self._of_events))
+        batch = number // (self._world * self._together), number % self._world
+        of_batch = np.random.default_rng((self.seed, *batch, self._together))
+        of_events = self._of_kinds[int(of_batch.choice(len(self._of_kinds), p=self._shares_of_kinds))]
+        event = int(random.choice(len(self.tiles), p=_shares(of_events)))
         chosen = int(random.choice(len(self._of_tiles[event]), p=self._of_tiles[event]))
         probability = self._of_events[event] * self._of_tiles[event][chosen]
         square = self._square(self.tiles[event], chosen, random)
         weight = 1 / self._count / probability
         return as_batch(square, self.tiles[event], self.shape, self.slots, number=number, weight=weight)
 
+    def _kind(self, tiles: Tiles) -> tuple[int, int]:
+        """Return the side [cells] of squares on cells of a width, and that on an event's tiles."""
+        if isinstance(self._crop, int):
+            return self._crop, self._crop
+        side = self._crop(tiles.cell_km)
+        return side, min(side, *tiles.bytes.shape[2:])
+
     def _square(self, tiles: Tiles, chosen: int, random: np.random.Generator) -> NDArray[np.uint8]:
         """Return the planes ``(plane, y, x)`` of a square of a tile."""
         tile = tiles.bytes[chosen]
-        side = self._crop if isinstance(self._crop, int) else self._crop(tiles.cell_km)
-        side = min(side, *tile.shape[1:])
+        side = self._kind(tiles)[1]
         for _ in range(MOST_MOVES):
             row, column = (int(random.integers(0, whole - side + 1)) for whole in tile.shape[1:])
             square = tile[:, row : row + side, column : column + side]
