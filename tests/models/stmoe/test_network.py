@@ -183,6 +183,20 @@ def test_carried_state_takes_in_the_newest_frame_only() -> None:
     torch.testing.assert_close(forecast[:, 1], second)
 
 
+@pytest.mark.parametrize(("expert_state", "steps"), [("carry", 4 + 2), ("reset", 3 * 4)])
+def test_carried_state_costs_one_step_a_lead(expert_state: str, steps: int) -> None:
+    network = lively(STMoE(replace(CONV, expert_state=expert_state, frame_channels=2, patch=1)))
+    counts = dict.fromkeys(range(len(KINDS)), 0)
+
+    def count(number: int) -> None:
+        counts[number] += 1
+
+    for number, expert in enumerate(network.experts):
+        expert.mim.bottom.register_forward_hook(lambda *_, number=number: count(number))
+    network(frames().expand(-1, -1, 2, -1, -1), 3)
+    assert set(counts.values()) == {steps}
+
+
 def test_every_frame_and_every_parameter_counts() -> None:
     for config in (CONV, ID, replace(CONV, gate="sigmoid"), replace(CONV, gate="uniform")):
         network = lively(STMoE(config)).train()
