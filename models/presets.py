@@ -55,6 +55,7 @@ FORECASTERS = {
         "CorrectionConfig",
         core=Preset(
             "SCSConfig",
+            channels=16,
             patch=1,
             frame_channels=16,
             norm="position",
@@ -80,7 +81,9 @@ FORECASTERS = {
     ),
     "e3d_cpu": Preset("E3DLSTMConfig", gate_norm=False),
     "e3d_paper": Preset("E3DLSTMConfig", layers=4, channels=64, kernel_size=5, tau=None, gate_norm=False),
-    "crn_cpu": Preset("CorrectionConfig", core=Preset("CRNConfig", patch=1, frame_channels=16)),
+    "crn_cpu": Preset(
+        "CorrectionConfig", core=Preset("CRNConfig", hidden=(16, 16), patch=1, frame_channels=16)
+    ),
     "crn_plain": Preset("CRNConfig", bias=False),
     "crn_paper_like": Preset("CRNConfig", hidden=(128, 128)),
     "exceedance_cpu": Preset("ExceedanceConfig"),

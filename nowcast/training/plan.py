@@ -30,7 +30,7 @@ from nowcast.training.sequences import Shape
 RECIPES: dict[type[Any], Recipe] = {
     ConvLSTMConfig: Recipe(learning_rate=2e-3),
     ExceedanceConfig: Recipe(learning_rate=2e-3),
-    CorrectionConfig: Recipe(learning_rate=2e-3, weight_decay=1e-3),
+    CorrectionConfig: Recipe(learning_rate=3e-3, weight_decay=1e-3),
     SCSConfig: Recipe(learning_rate=2e-3, clip_norm=None, clip_value=5.0),
     E3DLSTMConfig: Recipe(betas=(0.95, 0.9995)),
 }
