@@ -88,7 +88,8 @@ class Blend(Method):
         weights = examined(frames, cube.step_minutes)
         fields = _mixed(rules, weights, cube.step_minutes, leads)
         shortfalls = () if len(frames) > ORDER else ("without tendency, as two frames show none",)
-        return Prediction(map(Lead, fields), rules.motion.dense(), shortfalls)
+        told = {rule: round(weight, 2) for rule, weight in zip(RULES, weights.tolist(), strict=True)}
+        return Prediction(map(Lead, fields), rules.motion.dense(), shortfalls, base_weights=told)
 
 
 class Rules:
