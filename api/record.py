@@ -30,6 +30,7 @@ async def record_of(service: Service, stored: StoredForecast) -> Record:
         degraded_reason=record.degraded_reason or None,
         method_by_lead=list(record.method_by_lead),
         choice_reason=record.choice_reason or None,
+        base_weights=dict(record.base_weights) or None,
         input_frames=[_input_frame(text) for text in record.input_frames],
         step_minutes=record.step_minutes,
         zr=ZRelation(a=a, b=b),

@@ -298,6 +298,14 @@ class Record(Document):
             description="Why the gate chose these methods, on what evidence; null where there was no choice"
         ),
     ]
+    base_weights: Annotated[
+        dict[str, float] | None,
+        Field(
+            description="What S-PROG's field was mixed with, and the weight an hour ahead that the last hour "
+            "gave it; null where nothing was mixed",
+            examples=[{"in place": 0.12, "along older motion": 0.03}],
+        ),
+    ]
     input_frames: list[InputFrame] = Field(description="Oldest first")
     step_minutes: Annotated[int, Field(examples=[5])]
     zr: ZRelation

@@ -10,7 +10,7 @@ from models.presets import FORECASTERS
 AUTO, PERSISTENCE, EXTRAPOLATION, SPROG, BLEND = "auto", "persistence", "extrapolation", "sprog", "blend"
 
 #: Methods that stand in for one that fails, best first.
-FALLBACK = (EXTRAPOLATION, PERSISTENCE)
+FALLBACK = (BLEND, EXTRAPOLATION, PERSISTENCE)
 
 #: Preset behind each name a network goes by as a method: its own, and short for those of CPU size.
 NETWORKS = {

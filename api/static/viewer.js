@@ -197,6 +197,10 @@ function play() {
 
 // What the forecast says of itself.
 
+function weights(byRule) {
+  return Object.entries(byRule).map(([rule, weight]) => `${rule} ${weight.toFixed(2)}`).join(", ");
+}
+
 function tellStatus() {
   const { forecast, domain } = state;
   const facts = [];
@@ -208,6 +212,7 @@ function tellStatus() {
     facts.push(["Age", `${ago(age)}${late ? ", late: no newer data has come" : ""}`, late]);
     facts.push(["Method", `${forecast.model} (${forecast.model_version})`]);
     if (forecast.choice_reason) facts.push(["Choice", forecast.choice_reason]);
+    if (forecast.base_weights) facts.push(["Mixed in", weights(forecast.base_weights)]);
     if (forecast.degraded_reason) facts.push(["Degraded", forecast.degraded_reason, true]);
     facts.push(["From", `${forecast.input_frames.length} frames, every ${forecast.step_minutes} min`]);
   } else {

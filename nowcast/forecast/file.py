@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,6 +99,7 @@ def _globals(record: ForecastRecord) -> dict[str, Any]:
         "input_frames": " ".join(record.input_frames),
         "degraded_reason": record.degraded_reason,
         "choice_reason": record.choice_reason,
+        "base_weights": _as_text(record.base_weights),
         "step_minutes": record.step_minutes,
         "zr_a": record.zr[0],
         "zr_b": record.zr[1],
@@ -141,7 +142,17 @@ def read_record(path: Path) -> ForecastRecord:
             zr=(said["zr_a"], said["zr_b"]),
             methods=() if set(methods) == {said["model"]} else methods,
             choice_reason=said.get("choice_reason", ""),
+            base_weights=_weights_in(said.get("base_weights", "")),
         )
+
+
+def _as_text(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{rule} {weight:.2f}" for rule, weight in weights.items())
+
+
+def _weights_in(text: str) -> dict[str, float]:
+    parts = (part.rpartition(" ") for part in text.split(", ") if part)
+    return {rule: float(weight) for rule, _, weight in parts}
 
 
 def read_lead(path: Path, lead_index: int) -> NDArray[np.float32]:

@@ -90,6 +90,8 @@ class Prediction:
         version: Version of what made it, where that is not always the method's own; else empty.
         methods: Method of each lead, of a forecast that was put together of several; else empty.
         choice_reason: Why those methods, empty where there was no choice.
+        base_weights: Weights an hour ahead of the rules that the base was mixed from, in hundredths; empty
+            where nothing was mixed.
         thresholds_dbz: Reflectivities ``(k,)``, ascending, whose probability every lead gives; else empty.
         layers: Layers by name: of the newest frame, or given by every lead.
         members: The ensemble, if there is one; taken after the leads.
@@ -101,6 +103,7 @@ class Prediction:
     version: str = ""
     methods: tuple[str, ...] = ()
     choice_reason: str = ""
+    base_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     thresholds_dbz: tuple[float, ...] = ()
     layers: Mapping[str, Layer] = dataclasses.field(default_factory=dict)
     members: Members | None = None

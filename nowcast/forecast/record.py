@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from nowcast.frame.grid import Grid
@@ -26,6 +27,8 @@ class ForecastRecord:
         zr: Coefficients (a, b) of the Z-R relation behind dBZ and mm/h.
         methods: Method behind each lead; empty if it is ``model`` throughout.
         choice_reason: Why these methods were served, empty where there was no choice.
+        base_weights: Weights an hour ahead of the rules that the base was mixed from, in hundredths; empty
+            where nothing was mixed.
     """
 
     domain: str
@@ -41,6 +44,7 @@ class ForecastRecord:
     zr: tuple[float, float] = (200.0, 1.6)
     methods: tuple[str, ...] = ()
     choice_reason: str = ""
+    base_weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def method_by_lead(self) -> tuple[str, ...]:

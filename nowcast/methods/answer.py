@@ -165,6 +165,7 @@ def _record(cube: Cube, domain: Domain, answer: Answer) -> ForecastRecord:
         zr=(domain.zr.a, domain.zr.b),
         methods=prediction.methods,
         choice_reason=prediction.choice_reason,
+        base_weights=prediction.base_weights,
     )
 
 

@@ -135,6 +135,7 @@ class Auto(Method):
             version=", ".join(f"{name} {part.version}" for name, part in parts.items()),
             methods=tuple(served),
             choice_reason="; ".join([reason, *absent]),
+            base_weights=next((made.base_weights for made in predictions.values() if made.base_weights), {}),
             thresholds_dbz=_common_thresholds([predictions[name] for name in served]),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -84,21 +85,36 @@ class Blend(Method):
         frames = cube.values
         if len(frames) < 2:
             return without_motion(cube, leads)
-        motion, fields = blended(frames, cube.step_minutes, range(1, leads + 1))
+        motion, weights, fields = blended(frames, cube.step_minutes, range(1, leads + 1))
         shortfalls = () if len(frames) > ORDER else ("without tendency, as two frames show none",)
-        return Prediction(map(Lead, fields), motion.dense(), shortfalls)
+        return Prediction(map(Lead, fields), motion.dense(), shortfalls, base_weights=weights)
 
 
-def blended(frames: Array, step_minutes: float, leads: Iterable[int]) -> tuple[VectorField, Iterator[Array]]:
-    """Return the motion [cells per step] of frames ``(t, y, x)`` [dBZ], and the mixed field of each lead.
+class Blended(NamedTuple):
+    """What is mixed from the frames up to an issue time.
+
+    Attributes:
+        motion: Motion [cells per step] at the newest frame.
+        weights: Weight of each of :data:`RULES` in a forecast of an hour.
+        fields: The field [dBZ] of each lead that was asked for.
+    """
+
+    motion: VectorField
+    weights: dict[str, float]
+    fields: Iterator[Array]
+
+
+def blended(frames: Array, step_minutes: float, leads: Iterable[int]) -> Blended:
+    """Return the mixed fields that follow frames ``(t, y, x)`` [dBZ], two or more, one step apart.
 
     Args:
-        frames: Two or more, one step apart; an hour of them is examined.
+        frames: The frames; an hour of them is examined.
         step_minutes: The step.
         leads: Leads in steps, ascending.
     """
-    rules = Rules(frames)
-    return rules.motion, _mixed(rules, examined(frames, step_minutes), step_minutes, leads)
+    rules, weights = Rules(frames), examined(frames, step_minutes)
+    told = {rule: round(weight, 2) for rule, weight in zip(RULES, weights.tolist(), strict=True)}
+    return Blended(rules.motion, told, _mixed(rules, weights, step_minutes, leads))
 
 
 class Rules:

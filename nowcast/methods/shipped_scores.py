@@ -34,6 +34,8 @@ class Prior:
             [minutes], all over the same pixels; extrapolation has every lead that another method has.
         provenance: Where they are from, in a few words: which events, how many, how it was made sure that no
             method had seen them.
+        beside: Counts of extrapolation over the pixels of a method and lead, where those are not the pixels of
+            all others.
 
     Raises:
         ValueError: If counts have another shape, are negative or not finite, or extrapolation lacks a lead.
@@ -41,31 +43,37 @@ class Prior:
 
     counts: Mapping[ModelLead, Counts] = field(default_factory=dict)
     provenance: str = ""
+    beside: Mapping[ModelLead, Counts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what the gate could not use."""
         shape = len(COUNTS), len(JUDGED_DBZ)
-        for (method, lead), counts in self.counts.items():
+        for (method, lead), counts in (*self.counts.items(), *self.beside.items()):
             if counts.shape != shape:
                 raise ValueError(f"{method}, {lead} min: expected counts of {shape}, got {counts.shape}")
             if not (np.isfinite(counts) & (counts >= 0)).all():
                 raise ValueError(f"{method}, {lead} min: expected counts of pixels, got {counts.tolist()}")
-            if (EXTRAPOLATION, lead) not in self.counts:
+            if (EXTRAPOLATION, lead) not in self.counts and (method, lead) not in self.beside:
                 raise ValueError(f"{method}, {lead} min: expected counts of {EXTRAPOLATION} beside it")
 
     def evidence(self, methods: Iterable[str]) -> Evidence:
         """Return the counts of some methods beside extrapolation's."""
         rivals = set(methods) - {EXTRAPOLATION}
         return {
-            (method, lead): np.stack([counts, self.counts[EXTRAPOLATION, lead]])
+            (method, lead): np.stack([counts, self._extrapolation(method, lead)])
             for (method, lead), counts in self.counts.items()
             if method in rivals
         }
 
+    def _extrapolation(self, method: str, lead: int) -> Counts:
+        own = self.beside.get((method, lead))
+        return self.counts[EXTRAPOLATION, lead] if own is None else own
+
     @property
     def methods(self) -> tuple[str, ...]:
         """Methods it has scores of, in alphabetical order."""
-        return tuple(sorted({method for method, _ in self.counts}))
+        beside = {EXTRAPOLATION} if self.beside else set()
+        return tuple(sorted({method for method, _ in self.counts} | beside))
 
 
 def write_prior(path: Path, prior: Prior) -> None:
@@ -78,7 +86,8 @@ def write_prior(path: Path, prior: Prior) -> None:
     lines = [
         json.dumps(
             {"method": method, "lead_minutes": lead}
-            | dict(zip(COUNTS, np.rint(counts).astype(int).tolist(), strict=True))
+            | _entry(counts)
+            | ({EXTRAPOLATION: _entry(prior.beside[method, lead])} if (method, lead) in prior.beside else {})
         )
         for (method, lead), counts in sorted(prior.counts.items())
     ]
@@ -116,10 +125,15 @@ def _prior(content: Any) -> Prior:
             f"expected format {FORMAT} at {JUDGED_DBZ} dBZ, "
             f"got {content['format']!r} at {content['thresholds_dbz']}"
         )
-    counts = {
-        (str(entry["method"]), int(entry["lead_minutes"])): np.array(
-            [entry[name] for name in COUNTS], np.float64
-        )
-        for entry in content["counts"]
-    }
-    return Prior(counts, str(content["provenance"]))
+    entries = {(str(entry["method"]), int(entry["lead_minutes"])): entry for entry in content["counts"]}
+    beside = {key: _counts(entry[EXTRAPOLATION]) for key, entry in entries.items() if EXTRAPOLATION in entry}
+    counts = {key: _counts(entry) for key, entry in entries.items()}
+    return Prior(counts, str(content["provenance"]), beside)
+
+
+def _entry(counts: Counts) -> dict[str, list[int]]:
+    return dict(zip(COUNTS, np.rint(counts).astype(int).tolist(), strict=True))
+
+
+def _counts(entry: Mapping[str, Any]) -> Counts:
+    return np.array([entry[name] for name in COUNTS], np.float64)

@@ -304,7 +304,7 @@ def _with_base(frames: _Frames, event: Event, issue: datetime, shape: Shape, cel
     history = np.stack([frames.at(issue - k * step) for k in backs][::-1])
     slots = list(_leads(event, shape))
     leads = sorted({lead for lead, _ in slots})
-    motion, fields = blended(history, event.step_minutes, leads)
+    motion, _, fields = blended(history, event.step_minutes, leads)
     known = [lead for lead in leads if issue + lead * step in times]
     truth = carried_back([frames.at(issue + lead * step) for lead in known], motion, known)
     newest = history[-1]

@@ -83,6 +83,7 @@ async def test_a_forecast_of_the_gate_tells_the_method_of_each_lead_and_why(data
         model="auto",
         methods=("sprog", "sprog", "extrapolation", "extrapolation"),
         choice_reason="sprog has won so far",
+        base_weights={"in place": 0.12, "along older motion": -0.03},
     )
     async with serving(settings_for(data_dir)) as client:
         answer = (await client.get(f"{FORECASTS}/latest")).json()
@@ -92,11 +93,14 @@ async def test_a_forecast_of_the_gate_tells_the_method_of_each_lead_and_why(data
         before = (await client.get(f"{FORECASTS}/2026-01-01T12:00:00Z")).json()
         assert before["method_by_lead"] == ["extrapolation"] * 4
         assert before["choice_reason"] is None
+        assert answer["base_weights"] == {"in place": 0.12, "along older motion": -0.03}
+        assert before["base_weights"] is None, "nothing was mixed"
         one_lead = await client.get(f"{FORECASTS}/latest/data?lead=15")
     with xr.open_dataset(io.BytesIO(one_lead.content), engine="h5netcdf", decode_timedelta=False) as cut:
         names = cut["method"].attrs["flag_meanings"].split()
         assert [names[flag] for flag in cut["method"].values] == ["extrapolation"]
         assert cut.attrs["choice_reason"] == "sprog has won so far"
+        assert cut.attrs["base_weights"] == "in place 0.12, along older motion -0.03"
 
 
 async def test_one_lead_keeps_the_conventions_as_the_whole_file_does(

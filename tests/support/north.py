@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -78,6 +78,7 @@ def save_forecast(
     degraded_reason: str = "",
     methods: tuple[str, ...] = (),
     choice_reason: str = "",
+    base_weights: Mapping[str, float] | None = None,
     fields: list[NDArray[np.float32]] | None = None,
 ) -> Path:
     """Put a forecast where the service keeps them, and make it the latest."""
@@ -96,6 +97,7 @@ def save_forecast(
         zr=(domain.zr.a, domain.zr.b),
         methods=methods,
         choice_reason=choice_reason,
+        base_weights=base_weights or {},
     )
     return ForecastStore(DataFolder(data_dir).forecasts).save(record, Prediction(map(Lead, fields)))
 

@@ -137,7 +137,7 @@ def test_a_failing_method_is_replaced_and_the_forecast_says_so(
     here = here.model_copy(update={"domains": {"sim": replace(DOMAIN, model="broken")}})
     Infer(here, Telemetry()).handle([Job("sim", START + 3 * STEP)])
     _, model, path = ForecastStore(here.folder.forecasts).latest("sim") or pytest.fail("none")
-    assert model == "extrapolation"
+    assert model == "blend"
     assert "broken failed (RuntimeError)" in read_record(path).degraded_reason
 
 
@@ -238,7 +238,7 @@ def test_a_network_without_weights_is_replaced_and_the_forecast_says_why(
     assert "sim: convlstm cannot answer yet" in caplog.text
     infer.handle([Job("sim", START + 5 * STEP)])
     _, model, path = ForecastStore(DataFolder(data_dir).forecasts).latest("sim") or pytest.fail("none")
-    assert model == "extrapolation"
+    assert model == "blend"
     assert read_record(path).degraded_reason == (
         f"convlstm failed (expected weights of convlstm, found no {tmp_path / 'convlstm'})"
     )

@@ -18,7 +18,7 @@ from nowcast.methods.blend import Blend, blended
 from nowcast.methods.cube import Cube
 from nowcast.methods.method import Method
 from nowcast.methods.networks.engine import Engine
-from nowcast.methods.networks.method import Loaded, shortfalls, step_minutes_of
+from nowcast.methods.networks.method import Loaded, step_minutes_of
 from nowcast.motion.lagrangian import carried_back, carried_to_issue
 from nowcast.motion.probability_matching import in_order_of
 from nowcast.motion.trajectory import Trajectory, VectorField
@@ -57,15 +57,15 @@ class CorrectionNetwork(Method):
         step = step_minutes_of(cube)
         nodes = self._nodes(step, leads)
         asked = sorted({*range(1, leads + 1), *nodes})
-        motion, fields = blended(cube.values, step, asked)
+        motion, weights, fields = blended(cube.values, step, asked)
         bases = dict(zip(asked, fields, strict=True))
         maps = self._maps(cube, motion, bases, nodes)
-        reasons = list(shortfalls(cube, self._card))
+        reasons = [] if self._card else ["untrained weights"]
         if leads * step > (longest := config.slots * config.slot_minutes):
             reasons.append(f"weights trained on leads of up to {longest:g} minutes")
         side = config.square_cells(float(np.mean(cube.grid.cell_km)))
         fields = self._fields(bases, maps, nodes, motion, step, leads, side)
-        return Prediction(map(Lead, fields), motion.dense(), tuple(reasons))
+        return Prediction(map(Lead, fields), motion.dense(), tuple(reasons), base_weights=weights)
 
     def _nodes(self, step: float, leads: int) -> list[int]:
         """Return the leads, in steps, that the network is run for: no more than those asked for need."""

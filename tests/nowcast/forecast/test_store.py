@@ -127,13 +127,17 @@ def test_record_without_words_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_file_from_before_there_was_a_choice_is_read_as_of_one_method(tmp_path: Path) -> None:
-    record = replace(RECORD, model="auto", methods=("a", "b", "a"), choice_reason="they won")
+    mixed = {"in place": 0.12, "unfaded": -0.4}
+    record = replace(
+        RECORD, model="auto", methods=("a", "b", "a"), choice_reason="they won", base_weights=mixed
+    )
     write_forecast(tmp_path / "x.nc", record, prediction())
     assert read_record(tmp_path / "x.nc") == record
     with h5py.File(tmp_path / "x.nc", "a") as file:
-        del file["method"], file.attrs["choice_reason"]
+        assert file.attrs["base_weights"].decode() == "in place 0.12, unfaded -0.40"
+        del file["method"], file.attrs["choice_reason"], file.attrs["base_weights"]
     old = read_record(tmp_path / "x.nc")
-    assert old == replace(record, methods=(), choice_reason="")
+    assert old == replace(record, methods=(), choice_reason="", base_weights={})
     assert old.method_by_lead == ("auto", "auto", "auto")
 
 

@@ -23,6 +23,7 @@ from nowcast.frame.frame import normalise
 from nowcast.methods import shipped_scores
 from nowcast.methods.answer import issue, predict_with_fallback
 from nowcast.methods.auto import Auto
+from nowcast.methods.blend import Blend
 from nowcast.methods.cube import Cube, build_cube, load_cube
 from nowcast.methods.extrapolation import Extrapolation
 from nowcast.methods.method import Method
@@ -76,6 +77,15 @@ def registered(*methods: Flat) -> dict[str, Callable[[Compute], Method]]:
 def cube() -> Cube:
     frames = [normalise(raw, Domain("sim", 5, grid=GRID)) for raw in raw_frames(4)]
     return build_cube(frames, step_minutes=5, history=4)
+
+
+def test_what_a_part_was_mixed_from_is_passed_on(cube: Cube) -> None:
+    methods = {**registered(Flat("a", 10.0)), "blend": lambda compute: Blend()}
+    auto = Auto(methods, Compute(), prior_of(a=(0.2, -0.1), blend=(0.1, 0.1)))
+    prediction = auto.predict(cube, 2)
+    assert prediction.methods == ("a", "blend")
+    assert prediction.base_weights == Blend().predict(cube, 2).base_weights != {}
+    assert Auto(methods, Compute(), prior_of(a=(0.2, 0.1))).predict(cube, 2).base_weights == {}
 
 
 def test_each_lead_is_one_whole_field_of_the_method_chosen_for_it(cube: Cube) -> None:

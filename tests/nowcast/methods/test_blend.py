@@ -119,6 +119,15 @@ def test_weights_are_those_of_least_squares_held_to_the_prior():
     np.testing.assert_allclose(weights, expected.clip(-0.5, 1.0), atol=2e-4)
 
 
+def test_the_forecast_tells_the_weights_in_hundredths():
+    cube = cube_of(anchored())
+    told = Blend().predict(cube, 1).base_weights
+    assert list(told) == list(RULES)
+    np.testing.assert_allclose([*told.values()], examined(cube.values, 5), atol=0.0051)
+    assert all(weight == round(weight, 2) for weight in told.values())
+    assert Blend().predict(cube_of(drifting(1)), 1).base_weights == {}, "of persistence"
+
+
 @pytest.mark.parametrize("frames", [2, 3])
 def test_what_cannot_be_examined_has_the_weights_of_the_prior(frames):
     assert examined(np.stack(drifting(frames)), 5).tolist() == PRIOR.tolist()

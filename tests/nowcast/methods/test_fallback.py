@@ -18,7 +18,7 @@ from nowcast.forecast.prediction import Lead, Prediction
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import frame_array
 from nowcast.frame.grid import Grid
-from nowcast.methods import extrapolation
+from nowcast.methods import blend, extrapolation
 from nowcast.methods.answer import looking_back, predict_with_fallback, ready
 from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.method import Method
@@ -107,7 +107,7 @@ def test_an_unknown_model_is_an_error_and_no_fallback(cube):
 def test_a_network_that_refuses_is_replaced_and_its_words_are_passed_on(cube, monkeypatch):
     serve(monkeypatch)
     answer = predict_with_fallback(cube, 2, "network", COMPUTE)
-    assert answer.model == "extrapolation"
+    assert answer.model == "blend", "the best of those that need no weights"
     assert "; ".join(answer.prediction.shortfalls) == "network failed (expected 5 frames, got 4)"
     assert len(list(answer.prediction.fields)) == 2
 
@@ -116,7 +116,7 @@ def test_a_network_that_refuses_is_replaced_and_its_words_are_passed_on(cube, mo
 def test_a_network_that_breaks_at_a_late_lead_leaves_no_half_forecast(cube, monkeypatch, caplog, error):
     serve(monkeypatch, FIELD, FIELD, error)
     answer = predict_with_fallback(cube, 4, "network", COMPUTE)
-    assert answer.model == "extrapolation"
+    assert answer.model == "blend"
     assert "; ".join(answer.prediction.shortfalls) == f"network failed ({type(error).__name__})", (
         "no foreign text for everybody"
     )
@@ -131,23 +131,32 @@ def test_a_network_that_breaks_at_a_late_lead_leaves_no_half_forecast(cube, monk
 )
 def test_a_network_that_answers_nonsense_is_replaced(cube, monkeypatch, fields):
     serve(monkeypatch, *fields)
-    assert predict_with_fallback(cube, 2, "network", COMPUTE).model == "extrapolation"
+    assert predict_with_fallback(cube, 2, "network", COMPUTE).model == "blend"
 
 
-def test_when_extrapolation_breaks_too_persistence_answers_and_both_are_named(cube, monkeypatch):
+@pytest.mark.parametrize(
+    ("broken", "answers"), [((blend,), "extrapolation"), ((blend, extrapolation), "persistence")]
+)
+def test_of_those_that_break_each_is_named_and_the_next_answers(cube, monkeypatch, broken, answers):
     serve(monkeypatch)
 
-    def broken(frames):
+    def no_motion(frames):
         raise cv2.error("no")
 
-    monkeypatch.setattr(extrapolation, "motion_field", broken)
+    for method in broken:
+        monkeypatch.setattr(method, "motion_field", no_motion)
     answer = predict_with_fallback(cube, 2, "network", COMPUTE)
-    assert answer.model == "persistence"
-    assert answer.prediction.shortfalls == (
-        "network failed (expected 5 frames, got 4)",
-        "extrapolation failed (error)",
+    assert answer.model == answers
+    assert (
+        answer.prediction.shortfalls
+        == (
+            "network failed (expected 5 frames, got 4)",
+            "blend failed (error)",
+            "extrapolation failed (error)",
+        )[: 1 + len(broken)]
     )
-    assert all(np.array_equal(field, cube.values[-1]) for field in answer.prediction.fields)
+    persist = [np.array_equal(field, cube.values[-1]) for field in answer.prediction.fields]
+    assert persist == [answers == "persistence"] * 2
 
 
 def test_extrapolation_that_breaks_at_its_first_field_is_replaced(cube, monkeypatch):
@@ -194,7 +203,7 @@ def test_the_fallback_methods_exist():
 
 def test_a_network_that_cannot_be_made_is_replaced_and_the_reason_is_told(cube):
     answer = predict_with_fallback(cube, 2, "convlstm", COMPUTE)
-    assert answer.model == "extrapolation"
+    assert answer.model == "blend"
     assert "; ".join(answer.prediction.shortfalls) == (
         "convlstm failed (expected weights of convlstm, but no folder was named)"
     )

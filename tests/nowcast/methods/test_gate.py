@@ -181,6 +181,17 @@ def test_a_prior_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     assert evidence["sprog", 5].tolist() == [counts["sprog", 5].tolist(), counts["extrapolation", 5].tolist()]
 
 
+def test_a_method_scored_on_other_pixels_has_extrapolation_of_its_own_beside_it(tmp_path: Path) -> None:
+    shared, elsewhere = (scored(csi, csi, csi, events=100).round() for csi in (0.5, 0.2))
+    counts = {("extrapolation", 5): shared, ("sprog", 5): shared + 1, ("blend", 5): elsewhere + 1}
+    write_prior(tmp_path / "gate.json", Prior(counts, "", {("blend", 5): elsewhere}))
+    evidence = read_prior(tmp_path / "gate.json").evidence(["sprog", "blend"])
+    assert evidence["sprog", 5][1].tolist() == shared.tolist()
+    assert evidence["blend", 5].tolist() == [(elsewhere + 1).tolist(), elsewhere.tolist()]
+    alone = Prior({("blend", 5): elsewhere + 1}, "", {("blend", 5): elsewhere})
+    assert alone.methods == ("blend", "extrapolation")
+
+
 def test_a_prior_must_have_extrapolation_on_the_same_pixels() -> None:
     with pytest.raises(ValueError, match="sprog, 5 min: expected counts of extrapolation beside it"):
         Prior({("sprog", 5): scored(0.5, 0.4, 0.3)})

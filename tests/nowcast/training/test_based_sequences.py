@@ -57,7 +57,7 @@ def test_planes_are_those_of_the_base_and_of_the_truth(archive: Archive, tmp_pat
     planes, observed = from_bytes(torch.from_numpy(tiles.bytes[0].copy())[:, None])
     dbz = np.where(observed[:, 0], planes[:, 0] * 70 - 10, np.nan)
     frames = np.stack([archive.load("storm-3", time).values for time in event.times])
-    motion, fields = blended(frames[: issue + 1], 5, (2, 4, 6))
+    motion, _, fields = blended(frames[: issue + 1], 5, (2, 4, 6))
     expected = {
         "truth": carried_back(frames[[issue + lead for lead in (2, 4, 6)]], motion, (2, 4, 6)),
         "guess": carried_back(list(fields), motion, (2, 4, 6)),
