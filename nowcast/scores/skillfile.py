@@ -18,7 +18,7 @@ import numpy as np
 
 from nowcast.disk import dates, durable
 from nowcast.errors import UnreadableFile
-from nowcast.names import EXTRAPOLATION
+from nowcast.names import BLEND, EXTRAPOLATION
 from nowcast.scores.judged import JUDGED_DBZ, mean_csi_of
 from nowcast.scores.tally import Tally
 
@@ -71,6 +71,11 @@ class Skill:
                     raise ValueError(f"{where}: expected scores at {expected}, got {got}")
 
     @property
+    def base(self) -> str:
+        """Name of what the candidate starts from: the base, if it was scored, else extrapolation."""
+        return BLEND if BLEND in self.references else EXTRAPOLATION
+
+    @property
     def thresholds_dbz(self) -> tuple[float, ...]:
         """Thresholds of every tally; none if there is no tally."""
         return next((tally.thresholds_dbz for _, tally in entries(self.events)), ())
@@ -88,6 +93,11 @@ def shared(first: Scored, second: Scored) -> tuple[Scored, Scored]:
     """Return both, less the forecast fields only one was scored on."""
     keys = dict(entries(first)).keys() & dict(entries(second)).keys()
     return _restricted(first, keys), _restricted(second, keys)
+
+
+def at_leads(scored: Scored, leads: Set[int]) -> Scored:
+    """Return what was scored at some leads [minutes]."""
+    return _restricted(scored, {key for key, _ in entries(scored) if key[2] in leads})
 
 
 def pooled(scored: Scored, events: Iterable[str] | None = None) -> dict[int, Tally]:

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.correction import Correction
 from models.normalisation import HIGH_DBZ, LOW_DBZ
 from nowcast.archive.archive import Archive
 from nowcast.compute import Compute
 from nowcast.disk import durable
 from nowcast.hindcast.cases import Cases
 from nowcast.hindcast.evaluation import MOST_ISSUES, ArchivedFrames, score_events
+from nowcast.methods.blend import Blend
 from nowcast.methods.extrapolation import Extrapolation, Persistence
 from nowcast.methods.method import Method
 from nowcast.methods.networks.checkpoint import save
 from nowcast.methods.networks.loading import network
-from nowcast.names import CARD_FILE
+from nowcast.names import CARD_FILE, EXTRAPOLATION
 from nowcast.rendering import Panel, render_panels
 from nowcast.scores.skillfile import MEAN_CSI, SKILL_FILE, Skill, entries, mean_csi, pooled, write_skill
 from nowcast.training.callbacks import Report, read_rows, write_rows
@@ -80,7 +82,9 @@ def write_candidate(
     if trained.events:
         method = network(trained.plan.model, Compute(weights=output))
         longest = trained.plan.shape.slots * trained.plan.shape.slot_minutes
-        references = (Persistence(), Extrapolation())
+        references: tuple[Method, ...] = (Persistence(), Extrapolation())
+        if isinstance(trained.network, Correction):
+            references = (*references, Blend())
         skill = score_events(
             archive, trained.events, method, references, minutes=longest, most=most_issues, report=report
         )
@@ -132,7 +136,8 @@ def _example(archive: Archive, trained: Trained, skill: Skill, method: Method) -
     history = max(4, method.frames)
     case = Cases(ArchivedFrames(archive, event), history=history, steps=lead).at(index)
     panels = [Panel(case.truths[lead], f"observed, {minutes} min later")]
-    for one in (method, Extrapolation()):
+    rivals = [Extrapolation()] if skill.base == EXTRAPOLATION else [Blend(), Extrapolation()]
+    for one in (method, *rivals):
         field = next(islice(one.predict(case.cube, lead).fields, lead - 1, None))
         panels.append(Panel(field.copy(), one.name))
     credit: Any = archive.load(event.domain, issued).attrs.get("source", event.domain)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nowcast.errors import InputError
 from nowcast.methods.networks.checkpoint import Card
 from nowcast.names import EXTRAPOLATION, PERSISTENCE
-from nowcast.scores.skillfile import Skill, entries, mean_csi, pooled
+from nowcast.scores.bootstrap import compare
+from nowcast.scores.skillfile import Skill, at_leads, entries, mean_csi, pooled
 
 #: What of a plan the card tells, in this order.
 TOLD = ("batch", "accumulate", "devices", "crop", "precision", "seed", "patience", "checks")
@@ -85,7 +87,8 @@ def _scores(skill: Skill | None) -> str:
     if skill is None:
         return "## Scores\n\nNo event was held out: nothing is known of how well it forecasts."
     methods = {"these weights": skill.events}
-    methods |= {name: skill.references[name] for name in (EXTRAPOLATION, PERSISTENCE)}
+    names = dict.fromkeys((skill.base, EXTRAPOLATION, PERSISTENCE))
+    methods |= {name: skill.references[name] for name in names}
     sums = {name: pooled(scored) for name, scored in methods.items()}
     issued = {key[:2] for key, _ in entries(skill.events)}
     means = ", ".join(f"{name} {_number(mean_csi(by_lead))}" for name, by_lead in sums.items())
@@ -100,8 +103,30 @@ def _scores(skill: Skill | None) -> str:
             f"| lead [min] | {' | '.join(titles)} |",
             "|---" * (len(titles) + 1) + "|",
             *_rows(list(sums.values()), skill.thresholds_dbz),
+            "",
+            *_over_base(skill),
         ]
     )
+
+
+def _over_base(skill: Skill) -> Iterator[str]:
+    """Yield what the weights add to what they start from, by lead, with intervals where there are any."""
+    yield f"What these weights add to {skill.base}, in mean CSI:"
+    yield ""
+    yield "| lead [min] | " + " | ".join(("mean CSI", skill.base, "difference", "95 % interval")) + " |"
+    yield "|---" * 5 + "|"
+    leads = sorted({lead for (_, _, lead), _ in entries(skill.events)})
+    for name, chosen in (*((str(lead), {lead}) for lead in leads), ("all", set(leads))):
+        mine, base = (at_leads(scored, chosen) for scored in (skill.events, skill.references[skill.base]))
+        own, others = mean_csi(pooled(mine)), mean_csi(pooled(base))
+        if own is None or others is None:
+            continue
+        try:
+            compared = compare(mine, base)
+            interval = f"{compared.low:+.4f} to {compared.high:+.4f}"
+        except InputError:  # too few blocks to conclude anything
+            interval = "-"
+        yield f"| {name} | {own:.4f} | {others:.4f} | {own - others:+.4f} | {interval} |"
 
 
 def _rows(sums: Sequence[Mapping[int, Any]], thresholds_dbz: Sequence[float]) -> Iterator[str]:

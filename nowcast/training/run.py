@@ -111,17 +111,23 @@ def train(
         plan = replace(plan, shape=_shape_of(network, plan))
     events = _fitting(find_events(archive), plan)
     folder = cache or output / "sequences"
-    tiles = prepare(archive, events, plan.shape, folder, progress=report)
-    hold_out = plan.hold_out
-    if hold_out is None:
-        hold_out = events_to_hold_out({one.event: float(one.rain.sum()) for one in tiles})
-    learnt = [one for one in tiles if one.event not in hold_out]
-    held_out = [one for one in tiles if one.event in hold_out]
-    if held_out and plan.shape.base:  # judged on whole grids, as the service makes forecasts
-        whole, judged = replace(plan.shape, tile=0, most_cells=MOST_JUDGED_CELLS), set(hold_out)
+    hold_out, shape = plan.hold_out, plan.shape
+    if hold_out is None or not shape.base:
+        tiles = prepare(archive, events, shape, folder, progress=report)
+        if hold_out is None:
+            hold_out = events_to_hold_out({one.event: float(one.rain.sum()) for one in tiles})
+        learnt = [one for one in tiles if one.event not in hold_out]
+        held_out = [one for one in tiles if one.event in hold_out]
+    else:
+        others = [event for event in events if event.name not in hold_out]
+        learnt, held_out = prepare(archive, others, shape, folder, progress=report) if others else [], []
+    if hold_out and shape.base:  # judged on whole grids, as the service makes forecasts
+        whole, judged = replace(shape, tile=0, most_cells=MOST_JUDGED_CELLS), set(hold_out)
         held_out = prepare(archive, [one for one in events if one.name in judged], whole, folder)
     if not learnt:
-        raise NotEnoughFrames(f"expected events with rain to learn from, but all {len(tiles)} are held out")
+        raise NotEnoughFrames(
+            f"expected events with rain to learn from, but all {len(held_out)} are held out"
+        )
     effort = Effort(output / EFFORT_FILE)
     steps = _steps(plan, network, learnt, held_out, output)
     setting = Setting(plan, learnt, held_out, output, effort, report)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from nowcast.errors import InputError, StorageError
-from nowcast.names import CARD_FILE, CONFIG_FILE, EXTRAPOLATION, NETWORKS, PERSISTENCE
+from nowcast.names import BLEND, CARD_FILE, CONFIG_FILE, EXTRAPOLATION, NETWORKS, PERSISTENCE
 from worker.cli.options import ModelName, Store, store_of
 from worker.cli.tables import number, score_table, table
 
@@ -26,13 +26,14 @@ OF_PACKAGE, UNVERSIONED = "shipped", "unversioned"
 
 
 class _Line(NamedTuple):
-    """One row of ``ls``: a version, since when it is served, if so, its score and extrapolation's, a note."""
+    """One row of ``ls``: a version, since when it is served, its score, extrapolation's, what it adds."""
 
     model: str
     version: str
     served: str
     score: float | None = None
     extrapolation: float | None = None
+    added: str = ""
     note: str = ""
 
 
@@ -79,7 +80,7 @@ def list_models(store: Path) -> None:
     from nowcast.scores.judged import JUDGED_DBZ
 
     rows = [
-        (line.model, line.version, line.served, number(line.score), number(line.extrapolation), line.note)
+        (*line[:3], number(line.score), number(line.extrapolation), line.added, line.note)
         for name in NETWORKS
         for line in _lines(store, name)
     ]
@@ -87,9 +88,12 @@ def list_models(store: Path) -> None:
         typer.echo(f"there are no weights in {store}, and none in the package")
         return
     judged = ", ".join(f"{threshold:g}" for threshold in JUDGED_DBZ)
-    typer.echo(f"CSI: mean over leads and {judged} dBZ on held-out events; base: extrapolation")
-    headings = ("model", "version", "served since", "CSI", "base", "note")
-    typer.echo(table(headings, rows, numbers=("CSI", "base")))
+    typer.echo(
+        f"CSI: mean over leads and {judged} dBZ on held-out events; extr.: extrapolation's; adds: CSI minus "
+        f"that of what it starts from, {BLEND} or extrapolation, with its 95 % interval where known"
+    )
+    headings = ("model", "version", "served since", "CSI", "extr.", "adds", "note")
+    typer.echo(table(headings, rows, numbers=("CSI", "extr.")))
 
 
 def show_model(store: Path, model: str, version: str | None) -> None:
@@ -161,10 +165,11 @@ def _lines(store: Path, name: str) -> Iterator[_Line]:
             yield _Line(name, version, "", note="never current")
             continue
         served = f"{history[-1].when:%Y-%m-%d %H:%M}" if version == history[-1].version else ""
-        yield _Line(name, version, served, change.score, change.extrapolation, "forced" * change.forced)
+        added, note = _added(shelf.version(version)), "forced" * change.forced
+        yield _Line(name, version, served, change.score, change.extrapolation, added, note)
     for place, (version, folder) in enumerate(_unversioned(shelf)):
         served = "" if history or place else "-"
-        yield _Line(name, version, served, *_mean_csi(folder))
+        yield _Line(name, version, served, *_mean_csi(folder), _added(folder))
 
 
 def _unversioned(shelf: Shelf) -> list[tuple[str, Path]]:
@@ -213,6 +218,23 @@ def _mean_csi(folder: Path) -> tuple[float | None, float | None]:
         return None, None
 
 
+def _added(folder: Path) -> str:
+    """Return what a checkpoint adds to the mean CSI of what it starts from, with its interval where known."""
+    from nowcast.scores.bootstrap import compare
+    from nowcast.scores.skillfile import beside
+
+    skill = _skill(folder)
+    score, base = _mean_csi(folder) if skill is None else beside(skill, skill.base)
+    if score is None or base is None:
+        return ""
+    try:
+        compared = compare(skill.events, skill.references[skill.base]) if skill else None
+    except InputError:
+        compared = None
+    interval = f" ({compared.low:+.3f} to {compared.high:+.3f})" if compared else ""
+    return f"{score - base:+.3f}{interval}"
+
+
 def print_scores(console: Console, folder: Path) -> None:
     """Print CSI by lead and threshold, beside extrapolation and persistence."""
     from nowcast.scores.skillfile import SKILL_FILE, pooled
@@ -223,7 +245,11 @@ def print_scores(console: Console, folder: Path) -> None:
         return
     methods = {"these weights": skill.events}
     methods.update(
-        {name: skill.references[name] for name in (EXTRAPOLATION, PERSISTENCE) if name in skill.references}
+        {
+            name: skill.references[name]
+            for name in dict.fromkeys((skill.base, EXTRAPOLATION, PERSISTENCE))
+            if name in skill.references
+        }
     )
     rows = [
         {"model": name, "lead_minutes": lead, **row}
