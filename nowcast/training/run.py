@@ -28,9 +28,10 @@ from nowcast.training.module import Learning, Recipe
 from nowcast.training.phase import Setting, draws_of, run_phase
 from nowcast.training.plan import Plan, phases
 from nowcast.training.sequences import Shape, Tiles, describe, prepare
+from nowcast.training.trust import trust
 
 #: Files of a training in its folder.
-PLAN_FILE, EFFORT_FILE = "plan.json", "effort.json"
+PLAN_FILE, EFFORT_FILE, TRUST_FILE = "plan.json", "effort.json", "trust.json"
 
 #: Most cells of the issue times of one event that corrections are judged on in training.
 MOST_JUDGED_CELLS = 1_500_000
@@ -133,6 +134,8 @@ def train(
     setting = Setting(plan, learnt, held_out, output, effort, report)
     for phase in phases(network, plan, steps):
         run_phase(phase, setting)
+    if isinstance(network, Correction) and held_out:
+        trust(network.eval(), held_out, plan.shape, output / TRUST_FILE)
     scored = [event for event in events if event.name in hold_out]
     sources = _sources(archive, [event for event in events if event.name in {one.event for one in learnt}])
     card = Card(network.config, _task(plan, learnt), sources, code_version())
