@@ -34,8 +34,8 @@ class Prior:
             [minutes], all over the same pixels; extrapolation has every lead that another method has.
         provenance: Where they are from, in a few words: which events, how many, how it was made sure that no
             method had seen them.
-        beside: Counts of extrapolation over the pixels of a method and lead, where those are not the pixels of
-            all others.
+        beside: Counts of extrapolation over the pixels of a method and lead, where those are not the pixels
+            of all others.
 
     Raises:
         ValueError: If counts have another shape, are negative or not finite, or extrapolation lacks a lead.

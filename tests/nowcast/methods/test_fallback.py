@@ -147,11 +147,14 @@ def test_of_those_that_break_each_is_named_and_the_next_answers(cube, monkeypatc
         monkeypatch.setattr(method, "motion_field", no_motion)
     answer = predict_with_fallback(cube, 2, "network", COMPUTE)
     assert answer.model == answers
-    assert answer.prediction.shortfalls == (
-        "network failed (expected 5 frames, got 4)",
-        "blend failed (error)",
-        "extrapolation failed (error)",
-    )[: 1 + len(broken)]
+    assert (
+        answer.prediction.shortfalls
+        == (
+            "network failed (expected 5 frames, got 4)",
+            "blend failed (error)",
+            "extrapolation failed (error)",
+        )[: 1 + len(broken)]
+    )
     persist = [np.array_equal(field, cube.values[-1]) for field in answer.prediction.fields]
     assert persist == [answers == "persistence"] * 2
 
