@@ -1,10 +1,12 @@
 """Cross-validation on training events: how far exceedance is to be trusted, and the prior of the gate.
 
 Each fold of events is forecast by a network that learnt from the others. How much of what it learnt counts,
-and how wide its areas are, is chosen by what they score; what it then scores beside extrapolation and S-PROG
-is what the gate knows before a domain has scores of its own. No event of validation has a part in it.
+and how wide its areas are, is chosen by what they score; what it then scores beside extrapolation is what the
+gate knows before a domain has scores of its own. No event of validation has a part in it.
 
     python -m benchmarks cross_validation --data DATA --runs RUNS [--steps N] [--issues K]
+
+writes a prior without the base, which :mod:`benchmarks.base_prior` adds.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from nowcast.methods.networks.checkpoint import load, save
 from nowcast.methods.networks.exceedance import ExceedanceNetwork, Probable
 from nowcast.methods.networks.loading import network
 from nowcast.methods.shipped_scores import PRIOR_FILE, Prior, write_prior
-from nowcast.names import EXTRAPOLATION, SPROG
+from nowcast.names import EXTRAPOLATION
 from nowcast.scores.judged import JUDGED_DBZ, csi_of
 from nowcast.scores.tally import contingency_counts
 from nowcast.training.plan import Plan
@@ -169,10 +171,7 @@ def with_table(folder: Path, table: NDArray[np.float32]) -> None:
 
 
 def prior_of(by_event: Mapping[str, Counts], table: NDArray[np.float32], slot_minutes: float) -> Prior:
-    """Return the prior: what the chosen rows scored on all events, S-PROG's and extrapolation's beside them.
-
-    S-PROG's order at the extrapolated area is S-PROG's field, but for the rounding of its ranks.
-    """
+    """Return the prior: what the chosen rows scored on all events, and extrapolation beside them."""
     counts: dict[tuple[str, int], NDArray[np.float64]] = {}
     for of_event in by_event.values():
         for minutes, rows in of_event.items():
@@ -180,7 +179,6 @@ def prior_of(by_event: Mapping[str, Counts], table: NDArray[np.float32], slot_mi
             served = [_row(*table[:, slot, k].tolist()) for k in range(len(JUDGED_DBZ))]
             scored = {
                 EXTRAPOLATION: rows[0],
-                SPROG: rows[_row(0.0, 1.0)],
                 "exceedance": rows[served, :, range(len(JUDGED_DBZ))].T,
             }
             for name, three in scored.items():

@@ -28,7 +28,7 @@ from nowcast.disk import durable
 from nowcast.errors import NotEnoughFrames, NowcastError, WrongInterval
 from nowcast.methods.networks.versions import CONFIG_FILE, SHIPPED, current_of
 from nowcast.methods.registry import METHODS
-from nowcast.names import AUTO, EXTRAPOLATION, NETWORKS, PERSISTENCE, SPROG
+from nowcast.names import AUTO, BLEND, EXTRAPOLATION, NETWORKS, PERSISTENCE, SPROG
 from nowcast.scores.skillfile import pooled
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "val"
@@ -36,13 +36,13 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "val"
 #: The method that chooses, and those it has to be better than: what it chooses among, as far as that has no
 #: weights, and the independent implementation of the same.
 GATE = AUTO
-REFERENCES = ((EXTRAPOLATION, SPROG), (EXTRAPOLATION, "pysteps_extrapolation", "pysteps_sprog"))
+REFERENCES = ((EXTRAPOLATION, BLEND), (EXTRAPOLATION, "pysteps_extrapolation", "pysteps_sprog"))
 
 #: Columns the tables need: a narrower terminal breaks lines, which is better than numbers cut off.
 WIDTH = 150
 
 #: Methods without weights of their own, quick ones first; what is not there is passed over.
-PLAIN = (PERSISTENCE, EXTRAPOLATION, SPROG, *PYSTEPS)
+PLAIN = (PERSISTENCE, EXTRAPOLATION, SPROG, BLEND, *PYSTEPS)
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def about(results: Sequence[Result], run: Run) -> Section:
         span = f"{min(times):%Y-%m-%d %H:%M} to {max(times):%H:%M}"
         rows.append((event, span, str(len(times)), sources[event]))
     note = (
-        f"Forecasts of {run.terms.leads} leads from {run.terms.history} frames, every method from the same "
-        "issue times, scored on the same pixels: those observed. A forecast pixel without a value counts as "
-        "no echo."
+        f"Forecasts of {run.terms.leads} leads from {run.terms.history} frames, or as many as a method asks "
+        "for where there are, every method from the same issue times, scored on the same pixels: those "
+        "observed. A forecast pixel without a value counts as no echo."
     )
     return Section("Events", ("event", "issue times (UTC)", "number", "source"), tuple(rows), note)
 

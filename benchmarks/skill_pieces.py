@@ -60,7 +60,7 @@ class Terms:
     """What all methods are measured by alike.
 
     Attributes:
-        history: Frames a forecast looks back on.
+        history: Frames a forecast looks back on; a method that asks for more has more, where there are.
         leads: Lead times, in the event's own steps.
         thresholds_dbz: A cell at or above is an event.
         windows_km: Widths of the windows of the fractions skill score.
@@ -232,7 +232,8 @@ class Piece:
     def _measure(
         self, method: Method, frames: FrameList, indices: Sequence[int], progress: Progress | None
     ) -> None:
-        cases = Cases(frames, history=self.terms.history, steps=self.terms.leads)
+        history = max(self.terms.history, method.frames)
+        cases = Cases(frames, history=history, steps=self.terms.leads)
         empty = Tally(
             self.terms.thresholds_dbz, windows_km=self.terms.windows_km, cell_km=frames.grid.cell_km
         )

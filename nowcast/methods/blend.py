@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import cv2
@@ -16,24 +16,26 @@ from nowcast.methods.cube import Cube
 from nowcast.methods.extrapolation import without_motion
 from nowcast.methods.method import Method
 from nowcast.methods.sprog import EXPONENT, ORDER, strength
-from nowcast.motion.cascade import Cascade
+from nowcast.motion.cascade import Cascade, autoregression, iterated
 from nowcast.motion.flow import FRAMES, motion_field
 from nowcast.motion.lagrangian import carried_to_issue
 from nowcast.motion.probability_matching import in_order_of
-from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
+from nowcast.motion.trajectory import DBZ_PER_LOG, STRIP_ROWS, Trajectory, VectorField, mean_dbz, to_z
 
 Array = NDArray[np.float32]
 
 #: What may be mixed into the faded field, in the order of all weights.
 RULES = ("in place", "along older motion", "along smooth motion", "unfaded")
+IN_PLACE, OLDER, SMOOTH, _UNFADED = range(len(RULES))
 
-#: How long before the issue time [min] the forecasts were due to start whose success decides the weights.
-EXAMINED_MINUTES = (15.0, 30.0, 45.0)
+#: How long ago [min] the forecasts for now were due to start whose success decides the weights.
+EXAMINED_MINUTES = (30.0, 45.0)
 
 #: Weights that a forecast of an hour has when nothing is known of an event, and how firmly each is believed:
-#: as a share of the variance of the field. Set on events of eleven radars together.
-PRIOR = np.array([0.15, 0.1, 0.1, 0.0])
-FIRMNESS = np.array([0.001, 0.01, 0.01, 0.01])
+#: as a share of the variance of the field. Chosen in nearly every case where one event of thirteen radars was
+#: left out (docs/decisions/0025-the-last-hour-decides.md).
+PRIOR = np.array([0.15, 0.2, 0.2, 0.0])
+FIRMNESS = np.array([0.004, 0.04, 0.04, 0.04])
 
 #: Bounds of every weight.
 LEAST_WEIGHT, LARGEST_WEIGHT = -0.5, 1.0
@@ -48,11 +50,6 @@ LEAST_SIDE = 512
 SMOOTH_NODES = 12.0
 
 
-#: Share of a carried cell that must have been observed: a hair less than for the extrapolated frame, which
-#: decides about coverage: OpenCV may round positions to a 32nd of a cell.
-LEAST_OBSERVED = 0.46
-
-
 class Blend(Method):
     r"""S-PROG's field, mixed with what other simple rules expect, by how right each was within the last hour.
 
@@ -62,8 +59,8 @@ class Blend(Method):
 
     mixes in the newest frame in place, the faded field carried along a motion measured over longer intervals
     and along a smoother one, and the newest frame carried without fading. The weights are those with which
-    forecasts that started 15, 30 and 45 minutes ago come closest to the frames that followed, by least
-    squares, held to a prior by a ridge; :math:`h` grows with the lead, slower beyond half an hour. What the
+    forecasts for now that started 30 and 45 minutes ago come closest to the newest frame, by least squares,
+    held to a prior by a ridge; :math:`h` grows with the lead, slower beyond half an hour. What the
     mixture says of an order, the extrapolated frame says of values, as with S-PROG: so rain areas are kept.
 
     What comes from outside the grid or from where nothing was observed is not covered (NaN).
@@ -77,6 +74,7 @@ class Blend(Method):
     """
 
     name = names.BLEND
+    version = "2"
     frames = 13  # an hour of five minutes, so that the forecasts of 45 minutes ago have motion to start from
     proven_by_first = True
 
@@ -112,9 +110,27 @@ def blended(frames: Array, step_minutes: float, leads: Iterable[int]) -> Blended
         step_minutes: The step.
         leads: Leads in steps, ascending.
     """
-    rules, weights = Rules(frames), examined(frames, step_minutes)
-    told = {rule: round(weight, 2) for rule, weight in zip(RULES, weights.tolist(), strict=True)}
+    rules, weights = Rules(frames), examined(frames, step_minutes).round(2)
+    told = dict(zip(RULES, weights.tolist(), strict=True))
     return Blended(rules.motion, told, _mixed(rules, weights, step_minutes, leads))
+
+
+class Strip(NamedTuple):
+    """What the rules expect of some rows of the grid, as :math:`Z^{0.3}` if not said otherwise.
+
+    Attributes:
+        rows: Which rows.
+        main: What S-PROG expects ``(rows, x)``, NaN where the air is not known.
+        beyond: How far each rule asked for is from that, 0 where the rule knows nothing.
+        z: Z [mm^6 m^-3] of the newest frame, carried along as all is.
+        weight: Share of a cell that was observed.
+    """
+
+    rows: slice
+    main: Array
+    beyond: list[Array]
+    z: Array
+    weight: Array
 
 
 class Rules:
@@ -122,67 +138,133 @@ class Rules:
 
     Attributes:
         motion: Motion [cells per step] at the newest frame.
-        newest: The newest frame [dBZ].
+        shape: Rows and columns.
     """
 
     def __init__(self, frames: Array) -> None:
-        self.newest: Array = frames[-1]
-        self.motion = motion_field(frames[-FRAMES:])
+        newest, self.motion, self.shape = frames[-1], motion_field(frames[-FRAMES:]), frames[-1].shape
         carried = carried_to_issue(frames[-1 - ORDER :], self.motion)
-        self._faded = Cascade([strength(frame) for frame in carried]).continued()
+        self._cascade = Cascade([strength(frame) for frame in carried])
+        self._factors = enumerate(iterated(autoregression(self._cascade.autocorrelations())), start=1)
         self._main = Trajectory(self.motion)
-        self._others = [Trajectory(_older_motion(frames)), Trajectory(_smoothed(self.motion))]
-        self._strength = strength(self.newest)
-        self._observed = (~np.isnan(self.newest)).astype(np.float32)
-        self._lead = 0
+        self._others = {OLDER: Trajectory(_older_motion(frames)), SMOOTH: Trajectory(_smoothed(self.motion))}
+        self._unknown = np.isnan(newest)
+        # Z and weight, and faded and unfaded strength. As pairs: OpenCV may round positions of another number
+        # of planes otherwise, and what is covered has to be as in the extrapolated frame.
+        self._observed = np.stack([to_z(newest), ~self._unknown], axis=-1, dtype=np.float32)
+        self._strengths = np.stack([np.zeros_like(newest), strength(newest)], axis=-1)
+        self._in_place = np.where(self._unknown, np.float32(np.nan), self._strengths[..., 1])
 
-    def expected(self, lead: int) -> Array:
-        """Return ``(1 + rule, y, x)`` of :math:`Z^{0.3}` at a lead, NaN where the air is not known.
+    def expected(self, lead: int, rules: Collection[int] = range(len(RULES))) -> Iterator[Strip]:
+        """Yield what is expected at a lead, from north to south.
 
-        Leads must ascend.
+        Args:
+            lead: Steps after the newest frame; leads must ascend.
+            rules: Indices of the rules in question, ascending.
         """
-        while self._lead < lead:
-            faded = next(self._faded)
-            self._lead += 1
-        main, unfaded = _carried([faded, self._strength], self._observed, self._main.displacement(lead))
-        elsewhere = [_carried([faded], self._observed, other.displacement(lead))[0] for other in self._others]
-        in_place = np.where(self._observed > 0, self._strength, np.float32(np.nan))
-        rules = (np.where(np.isnan(rule), main, rule) for rule in (in_place, *elsewhere))
-        return np.stack([main, *rules, unfaded])
+        faded = self._cascade.recomposed(next(factors for step, factors in self._factors if step == lead))
+        self._strengths[..., 0] = faded
+        faded[self._unknown] = np.nan
+        displacement = self._main.displacement(lead)
+        paths = {rule: path.displacement(lead) for rule, path in self._others.items() if rule in rules}
+        elsewhere = self._elsewhere(faded, displacement, paths)
+        for first in range(0, self.shape[0], STRIP_ROWS):
+            places = _places(displacement, first)
+            z, weight = _planes(_fetched(self._observed, places, 0.0))
+            main, unfaded = _planes(_fetched(self._strengths, places, 0.0))
+            rows = slice(first, first + len(main))
+            share = np.where(weight < 0.5, np.float32(np.nan), weight)
+            main /= share
+            beyond = []
+            for rule in rules:
+                if rule in elsewhere:
+                    beyond.append(elsewhere[rule][rows])
+                else:
+                    beyond.append(
+                        _known((self._in_place[rows] if rule == IN_PLACE else unfaded / share) - main)
+                    )
+            yield Strip(rows, main, beyond, z, weight)
 
-    def extrapolated(self, lead: int) -> Array:
-        """Return the newest frame [dBZ] carried to a lead."""
-        return Carrier(self.newest).carry(self._main.displacement(lead))
+    def _elsewhere(
+        self, faded: Array, main: VectorField, paths: Mapping[int, VectorField]
+    ) -> dict[int, Array]:
+        """Return how far a field along other paths is from that along the main one, 0 where not known.
+
+        On large grids both are carried as means of 2 x 2 cells: what they differ in is wide.
+        """
+        if not paths:
+            return {}
+        halve = min(self.shape) >= LEAST_SIDE
+        rows, columns = (side // 2 * 2 for side in self.shape) if halve else self.shape
+        if halve:
+            size = (columns // 2, rows // 2)
+            faded = np.asarray(cv2.resize(faded[:rows, :columns], size, interpolation=cv2.INTER_AREA))
+
+        def along(path: VectorField) -> Array:
+            if halve:
+                path = VectorField(path.nodes / np.float32(2), path.spacing // 2, (rows // 2, columns // 2))
+            return _fetched(faded, _places(path, 0, faded.shape[0]), np.nan)
+
+        newest = along(main)
+        beyond = {rule: _known(along(path) - newest) for rule, path in paths.items()}
+        if not halve:
+            return beyond
+        below, right = self.shape[0] - rows, self.shape[1] - columns
+        return {
+            rule: np.pad(np.asarray(cv2.resize(small, (columns, rows))), ((0, below), (0, right)))
+            for rule, small in beyond.items()
+        }
 
 
 def examined(frames: Array, step_minutes: float) -> NDArray[np.float64]:
     """Return the weights of :data:`RULES` that were right for frames ``(t, y, x)`` [dBZ], for an hour.
 
-    Forecasts from earlier issue times are compared with the frames that followed them, as far as there are
-    two frames to start from and one to compare with.
+    Forecasts from earlier issue times are compared with the newest frame, as far as there are two frames to
+    start from.
     """
-    seen = _halved(frames) if min(frames.shape[1:]) >= LEAST_SIDE else frames
-    backs = sorted({max(round(minutes / step_minutes), 1) for minutes in EXAMINED_MINUTES})
-    covariance, error = np.zeros((len(RULES),) * 2), np.zeros(len(RULES))
-    variances: list[float] = []
-    for back in (back for back in backs if back + 2 <= len(seen)):
-        rules = Rules(seen[:-back])
-        for lead in (lead for lead in backs if lead <= back):
-            truth, expected = strength(seen[lead - back - 1]), rules.expected(lead)
-            known = ~np.isnan(expected[0]) & ~np.isnan(seen[lead - back - 1])
-            if not known.any():
-                continue
-            main, *others = expected[:, known]
-            differences = np.stack(others) - main
-            grown, count = growth(lead * step_minutes), int(known.sum())
-            covariance += (differences @ differences.T).astype(np.float64) * (grown**2 / count)
-            error += (differences @ (truth[known] - main)).astype(np.float64) * (grown / count)
-            variances.append(float(truth[known].var()))
-    if not variances or not any(variances):
+    backs = [back for back in _examined_steps(step_minutes) if back + 2 <= len(frames)]
+    if not backs:
         return PRIOR.copy()
-    ridge = np.diag(FIRMNESS * float(np.mean(variances)))
-    weights = np.linalg.solve(covariance / len(variances) + ridge, error / len(variances) + ridge @ PRIOR)
+    past, (newest,) = frames[: -backs[0]], frames[-1:]
+    if min(newest.shape) >= LEAST_SIDE:
+        past, (newest,) = _halved(past), _halved(frames[-1:])
+    observed, truth = ~np.isnan(newest), strength(newest)
+    sums, starts = np.zeros((len(RULES), len(RULES) + 1)), 0
+    for back in backs:
+        rules = Rules(past[: len(past) - (back - backs[0])])
+        moments, count = _moments(rules.expected(back), truth, observed)
+        if count:
+            share = growth(back * step_minutes)
+            moments[:, :-1] *= share
+            sums += moments * (share / count)
+            starts += 1
+    variance = float(truth[observed].var()) if starts else 0.0
+    if not variance:
+        return PRIOR.copy()
+    ridge = np.diag(FIRMNESS * variance)
+    weights = np.linalg.solve(sums[:, :-1] / starts + ridge, sums[:, -1] / starts + ridge @ PRIOR)
     return np.asarray(np.clip(weights, LEAST_WEIGHT, LARGEST_WEIGHT), np.float64)
+
+
+def _examined_steps(step_minutes: float) -> list[int]:
+    return sorted({max(round(minutes / step_minutes), 1) for minutes in EXAMINED_MINUTES})
+
+
+def _moments(
+    strips: Iterable[Strip], truth: Array, observed: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], int]:
+    """Return the sums of products of what rules say beyond S-PROG, and over how many cells.
+
+    ``(rule, 1 + rule)``: with each other, and last with what S-PROG missed of the truth.
+    """
+    sums, count = np.zeros((len(RULES), len(RULES) + 1)), 0
+    for strip in strips:
+        known = ~np.isnan(strip.main) & observed[strip.rows]
+        beyond = np.stack(strip.beyond)[:, known]
+        missed = truth[strip.rows][known] - strip.main[known]
+        sums += beyond @ np.vstack([beyond, missed]).T
+        count += len(missed)
+    return sums, count
 
 
 def growth(minutes: float) -> float:
@@ -194,26 +276,38 @@ def growth(minutes: float) -> float:
 def _mixed(
     rules: Rules, weights: NDArray[np.float64], step_minutes: float, leads: Iterable[int]
 ) -> Iterator[Array]:
+    having = np.flatnonzero(weights)
     for lead in leads:
-        shares = growth(lead * step_minutes) * weights
-        factors = np.concatenate([[1.0 - shares.sum()], shares]).astype(np.float32)
-        mixture = np.tensordot(factors, rules.expected(lead), axes=1)
-        yield in_order_of(mixture, rules.extrapolated(lead))
+        shares = growth(lead * step_minutes) * weights[having]
+        mixture, extrapolated = np.empty((2, *rules.shape), np.float32)
+        for strip in rules.expected(lead, having.tolist()):
+            for share, beyond in zip(shares.tolist(), strip.beyond, strict=True):
+                cv2.scaleAdd(beyond, share, strip.main, dst=strip.main)
+            mixture[strip.rows], extrapolated[strip.rows] = strip.main, mean_dbz(strip.z, strip.weight)
+        yield in_order_of(mixture, extrapolated)
 
 
-def _carried(planes: Sequence[Array], observed: Array, displacement: VectorField) -> Array:
-    """Return planes ``(k, y, x)`` carried along a displacement, NaN where too little is observed."""
-    rows, columns = displacement.dense()
-    rows += np.arange(rows.shape[0], dtype=np.float32)[:, None]
+def _planes(pair: Array) -> Array:
+    return np.asarray(cv2.split(pair), np.float32)
+
+
+def _known(difference: Array) -> Array:
+    return np.asarray(cv2.patchNaNs(difference, 0.0), np.float32)
+
+
+def _places(displacement: VectorField, first: int, count: int = STRIP_ROWS) -> tuple[Array, Array]:
+    """Return rows and columns that the air of ``count`` rows, from ``first`` on, comes from."""
+    rows, columns = displacement.dense(first, count)
+    rows += np.arange(first, first + len(rows), dtype=np.float32)[:, None]
     columns += np.arange(columns.shape[1], dtype=np.float32)
-    *carried, weight = cv2.split(
-        cv2.remap(cv2.merge([*planes, observed]), columns, rows, cv2.INTER_LINEAR, borderValue=0)
-    )
-    unknown = weight < LEAST_OBSERVED
-    weight = np.maximum(weight, np.float32(LEAST_OBSERVED))
-    known = np.asarray(carried, np.float32) / weight
-    known[:, unknown] = np.nan
-    return known
+    return rows, columns
+
+
+def _fetched(source: Array, places: tuple[Array, Array], border: float) -> Array:
+    """Return values of a source ``(y, x)`` or ``(y, x, k)`` at places, ``border`` beyond its edge."""
+    rows, columns = places
+    fetched = cv2.remap(source, columns, rows, cv2.INTER_LINEAR, borderValue=(border,) * 4)
+    return np.asarray(fetched, np.float32)
 
 
 def _older_motion(frames: Array) -> VectorField:
@@ -240,6 +334,6 @@ def _halved(frames: Array) -> Array:
         mean = cv2.resize(strength(whole), size, interpolation=cv2.INTER_AREA)
         seen = cv2.resize((~np.isnan(whole)).astype(np.float32), size, interpolation=cv2.INTER_AREA)
         echo = np.maximum(mean / np.maximum(seen, np.float32(0.25)), np.float32(1e-6))
-        small[...] = np.maximum(np.log10(echo) * np.float32(10 / EXPONENT), np.float32(NO_ECHO_DBZ))
+        small[...] = np.maximum(np.log(echo) * np.float32(DBZ_PER_LOG / EXPONENT), np.float32(NO_ECHO_DBZ))
         small[seen < 0.5] = np.nan
     return halved

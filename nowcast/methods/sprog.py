@@ -17,7 +17,7 @@ from nowcast.methods.method import Method
 from nowcast.motion.cascade import Cascade
 from nowcast.motion.flow import FRAMES, motion_field
 from nowcast.motion.lagrangian import carried_to_issue
-from nowcast.motion.trajectory import carried_forward
+from nowcast.motion.trajectory import DBZ_PER_LOG, carried_forward
 
 Array = NDArray[np.float32]
 
@@ -89,7 +89,7 @@ def faded(carried: Array) -> Iterator[Array]:
 
 def strength(frame: Array) -> Array:
     """Return ``Z ** EXPONENT``, 0 for no echo and for what was not observed."""
-    power = np.power(np.float32(10), frame * np.float32(EXPONENT / 10))
+    power = np.exp(frame * np.float32(EXPONENT / DBZ_PER_LOG))
     return np.where(frame > NO_ECHO_DBZ, power, np.float32(0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,25 +79,36 @@ def in_order_of(field: Array, extrapolated: Array) -> Array:
     References:
         Ebert (2001), doi:10.1175/1520-0493(2001)129<2461:AOAPMS>2.0.CO;2.
     """
-    known = ~(np.isnan(extrapolated) | np.isnan(field))
-    arranged = np.full(field.shape, np.nan, np.float32)
-    if not known.any():
-        return arranged
-    order, _, _ = _binned(field[known])
-    values, low, step = _binned(extrapolated[known])
-    reached = np.cumsum(np.bincount(values, minlength=RANKS))
-    cells = np.bincount(order, minlength=RANKS)
-    middle = np.cumsum(cells) - cells // 2
-    given = low + step * np.searchsorted(reached, middle).clip(max=RANKS - 1).astype(np.float32)
-    arranged[known] = given.astype(np.float32)[order]
+    unknown = np.isnan(extrapolated) | np.isnan(field)
+    if unknown.all():
+        return np.full(field.shape, np.nan, np.float32)
+    order, cells, _, _ = _binned(field, unknown)
+    _, values, low, step = _binned(extrapolated, unknown)
+    taken = np.flatnonzero(cells)
+    middle = np.cumsum(cells)[taken] - cells[taken] // 2
+    given = np.zeros(RANKS, np.float32)
+    given[taken] = low + step * np.searchsorted(np.cumsum(values), middle).clip(max=RANKS - 1)
+    arranged = given[order]
+    arranged[unknown] = np.nan
     return arranged
 
 
-def _binned(values: Array) -> tuple[NDArray[np.uint16], np.float32, np.float32]:
-    """Return the step of each value over their range, the least value, and the width of a step."""
-    low, high = values.min(), values.max()
-    step = max((high - low) / (RANKS - 1), np.float32(1e-12))
-    return ((values - low) / step + np.float32(0.5)).astype(np.uint16), low, np.float32(step)
+def _binned(
+    values: Array, unknown: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint16], NDArray[np.int64], np.float32, np.float32]:
+    """Return the step of each value over their range, how many have each, the least value, a step's width."""
+    steps = values.copy()
+    steps[unknown] = np.nan
+    low, high = np.fmin.reduce(steps, axis=None), np.fmax.reduce(steps, axis=None)
+    width = np.float32(max((high - low) / (RANKS - 1), np.float32(1e-12)))
+    steps -= low
+    steps /= width
+    steps += np.float32(0.5)
+    cv2.patchNaNs(steps, 0.0)
+    ranks = steps.astype(np.uint16)
+    counts = cv2.calcHist([ranks], [0], None, [RANKS], [0, RANKS]).ravel().astype(np.int64)
+    counts[0] -= np.count_nonzero(unknown)
+    return ranks, counts, low, width
 
 
 def rank_matched(field: Array, extrapolated: Array) -> Array:

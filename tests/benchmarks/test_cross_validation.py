@@ -56,9 +56,8 @@ def test_between_judged_thresholds_values_are_interpolated_and_beyond_them_kept(
 def test_the_prior_has_the_sums_of_what_was_chosen():
     by_event = {"x": {5.0: counts(row(0.5, 1.1))}, "y": {5.0: counts(row(0.5, 1.1))}}
     prior = prior_of(by_event, chosen(by_event, 1, 5.0), 5.0)
-    assert prior.methods == ("exceedance", "extrapolation", "sprog")
+    assert prior.methods == ("exceedance", "extrapolation")
     assert prior.counts["exceedance", 5].tolist() == [[12_000.0] * 3, [8000.0] * 3, [8000.0] * 3]
-    assert prior.counts["sprog", 5].tolist() == [[10_000.0] * 3] * 3
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -305,3 +305,20 @@ def test_options_after_the_names_are_handed_on(monkeypatch, tmp_path):
     benchmarks_main.main()
     assert [command[0] for command in commands] == [f"benchmarks.{name}" for name in benchmarks_main.NAMES]
     assert "benchmarks.skill" not in [command[0] for command in commands]
+
+
+def test_a_method_that_asks_for_more_frames_has_them_at_the_same_issue_times(tmp_path, event):
+    lengths = {}
+
+    class Curious(Oracle):
+        frames = 4
+
+        def predict(self, cube, leads):
+            lengths[cube.issue_time] = len(cube)
+            return super().predict(cube, leads)
+
+    curious = Curious()
+    piece = piece_of(tmp_path, event, curious)
+    piece.measure(curious, 1)
+    assert sorted(piece.scored(1)) == sorted(lengths) and len(lengths) == 6
+    assert [lengths[time] for time in sorted(lengths)] == [2, 3, 4, 4, 4, 4]

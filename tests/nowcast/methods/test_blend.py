@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
+from nowcast.methods import blend
 from nowcast.methods.blend import (
     EXAMINED_MINUTES,
     GROWING_MINUTES,
@@ -98,33 +99,51 @@ def test_what_fades_nowhere_is_carried_unfaded():
     assert examined(cube_of(kept).values, 5)[UNFADED] > examined(cube_of(new).values, 5)[UNFADED] + 0.1
 
 
+def expected(rules: Rules, lead: int) -> tuple[Array, list[Array]]:
+    """What S-PROG expects of the whole grid, and each rule beyond it."""
+    parts = [(strip.main, *strip.beyond) for strip in rules.expected(lead)]
+    main, *beyond = (np.concatenate(rows) for rows in zip(*parts, strict=True))
+    return main, beyond
+
+
 def test_weights_are_those_of_least_squares_held_to_the_prior():
-    """One origin, one lead: the equations by hand."""
+    """The equations by hand: forecasts from 2 and 3 steps of a quarter of an hour ago for now."""
     frames = np.stack(anchored(6))
-    weights = examined(frames, 15.0)  # steps of a quarter of an hour: origins 1, 2 and 3 steps back
-    covariance, error, variances = np.zeros((4, 4)), np.zeros(4), []
-    for back in (1, 2, 3):
-        rules = Rules(frames[:-back])
-        for lead in range(1, back + 1):
-            main, *others = rules.expected(lead).astype(float)
-            truth = strength(frames[len(frames) - 1 - back + lead]).astype(float)
-            known = ~np.isnan(main)
-            scale = growth(15.0 * lead)
-            columns = np.stack([(other - main)[known] * scale for other in others])
-            covariance += columns @ columns.T / known.sum()
-            error += columns @ (truth - main)[known] / known.sum()
-            variances.append(truth[known].var())
-    ridge = np.diag([0.001, 0.01, 0.01, 0.01]) * np.mean(variances)
-    expected = np.linalg.solve(covariance / 6 + ridge, error / 6 + ridge @ PRIOR)
-    np.testing.assert_allclose(weights, expected.clip(-0.5, 1.0), atol=2e-4)
+    frames[:, 40:60, 100:] = np.nan
+    weights = examined(frames, 15.0)
+    covariance, error = np.zeros((4, 4)), np.zeros(4)
+    truth = strength(frames[-1]).astype(float)
+    for back in (2, 3):
+        main, beyond = expected(Rules(frames[:-back]), back)
+        known = ~np.isnan(main) & ~np.isnan(frames[-1])
+        columns = np.stack([one[known] for one in beyond]).astype(float) * growth(15.0 * back)
+        covariance += columns @ columns.T / known.sum()
+        error += columns @ (truth - main)[known] / known.sum()
+    ridge = np.diag([0.004, 0.04, 0.04, 0.04]) * truth[~np.isnan(frames[-1])].var()
+    solved = np.linalg.solve(covariance / 2 + ridge, error / 2 + ridge @ PRIOR)
+    np.testing.assert_allclose(weights, solved.clip(-0.5, 1.0), atol=2e-4)
+
+
+def test_rules_expect_what_their_names_say():
+    frames = np.stack(anchored())
+    frames[:, :20, :50] = np.nan
+    main, beyond = expected(Rules(frames), 3)
+    known = ~np.isnan(main) & ~np.isnan(frames[-1])
+    np.testing.assert_allclose((main + beyond[IN_PLACE])[known], strength(frames[-1])[known], atol=1e-4)
+    assert (beyond[IN_PLACE][~known] == 0).all(), "where it knows nothing"
+    carried = [*Extrapolation().predict(cube_of(frames), 3).fields][2]
+    near = strength(carried)[known]
+    assert np.corrcoef((main + beyond[UNFADED])[known], near)[0, 1] > 0.99
+    assert 0.5 < np.corrcoef(main[known], near)[0, 1] < 0.99, "S-PROG has faded"
+    for rule in (OLDER, SMOOTH):
+        assert 0 < np.abs(beyond[rule][known]).mean() < np.abs(beyond[IN_PLACE][known]).mean()
 
 
 def test_the_forecast_tells_the_weights_in_hundredths():
     cube = cube_of(anchored())
     told = Blend().predict(cube, 1).base_weights
     assert list(told) == list(RULES)
-    np.testing.assert_allclose([*told.values()], examined(cube.values, 5), atol=0.0051)
-    assert all(weight == round(weight, 2) for weight in told.values())
+    assert [*told.values()] == examined(cube.values, 5).round(2).tolist()
     assert Blend().predict(cube_of(drifting(1)), 1).base_weights == {}, "of persistence"
 
 
@@ -209,3 +228,35 @@ def test_a_real_event_in_the_tropics_is_forecast_better_than_by_sprog(shared_dat
             hits[method.name] += tally.counts[:, 0]
     scores = {name: counts[0] / counts.sum() for name, counts in hits.items()}
     assert scores["blend"] > scores["sprog"] + 0.02
+
+
+def test_other_motions_of_a_large_grid_are_looked_at_in_squares(monkeypatch: pytest.MonkeyPatch):
+    """Of an odd number of rows and columns: the last has no square and no difference."""
+    frames = np.stack(anchored())[:, :199, :231]
+    exact = expected(Rules(frames), 6)
+    monkeypatch.setattr(blend, "LEAST_SIDE", 100)
+    main, beyond = expected(Rules(frames), 6)
+    np.testing.assert_array_equal(main, exact[0])
+    known = ~np.isnan(main)
+    for rule in (OLDER, SMOOTH):
+        assert beyond[rule].shape == frames.shape[1:]
+        inside = known[5:-5, 30:-5]
+        near, true = (each[rule][5:-5, 30:-5][inside] for each in (beyond, exact[1]))
+        assert np.corrcoef(near, true)[0, 1] > 0.95
+        assert (beyond[rule][-1] == 0).all() and (beyond[rule][:, -1] == 0).all()
+    np.testing.assert_array_equal(beyond[IN_PLACE], exact[1][IN_PLACE])
+
+
+def test_rules_without_weight_are_left_out(monkeypatch: pytest.MonkeyPatch):
+    cube = cube_of(anchored())
+    asked = []
+    inner = Rules.expected
+    monkeypatch.setattr(Rules, "expected", lambda *given: asked.append(given[2:]) or inner(*given))
+    monkeypatch.setattr(blend, "examined", lambda *given: np.array([0.004, 0.2, -0.004, 0.0]))
+    prediction = Blend().predict(cube, 2)
+    fields = [*prediction.fields]
+    assert asked == [([OLDER],)] * 2
+    assert prediction.base_weights == {
+        "in place": 0.0, "along older motion": 0.2, "along smooth motion": 0.0, "unfaded": 0.0,
+    }  # fmt: skip
+    assert not np.array_equal(fields[1], [*SPROG().predict(cube, 2).fields][1], equal_nan=True)
