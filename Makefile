@@ -5,6 +5,8 @@ VENV ?= .venv
 PORT ?=
 ONCE ?=
 ARGS ?=
+CAMPAIGN ?= ../campaign
+DATA ?= ../shared/data/train
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -17,9 +19,10 @@ install = log=$$(mktemp) && { $(INSTALL) $(1) >"$$log" 2>&1 || { tail -n 20 "$$l
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test check bench skill clean
+.PHONY: campaign campaign-status campaign-pause campaign-continue campaign-stop campaign-renew
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=python3.12 picks the interpreter, VENV=.venv the folder everything is installed into."
 
@@ -42,6 +45,27 @@ bench: $(VENV)/.installed-test $(VENV)/.installed-oracles ## times of each stage
 
 skill: $(VENV)/.installed-test $(VENV)/.installed-oracles ## skill of every method beside its peers, into docs/skill.md (hours; resumes)
 	@$(BIN)/python -m benchmarks skill -o docs/skill.md $(ARGS)
+
+# From a frozen copy of the last commit, in a folder beside this one that holds all the campaign leaves, too.
+CAMPAIGN_TOOL = $(BIN)/python -m benchmarks.campaign --folder $(CAMPAIGN) --raw $(DATA)
+
+campaign: $(VENV)/.installed-test ## train every network, on idle cores; goes on after a kill (CAMPAIGN=DIR, DATA=DIR)
+	@$(CAMPAIGN_TOOL) start $(ARGS)
+
+campaign-status: ## how far each network is (ARGS=--json for programs)
+	@$(CAMPAIGN_TOOL) status $(ARGS)
+
+campaign-pause: ## let the campaign rest, as for a benchmark
+	@$(CAMPAIGN_TOOL) pause
+
+campaign-continue: ## let a campaign that was paused go on
+	@$(CAMPAIGN_TOOL) continue
+
+campaign-stop: ## end the campaign's processes; make campaign goes on from there
+	@$(CAMPAIGN_TOOL) stop
+
+campaign-renew: $(VENV)/.installed-test ## let the campaign run the last commit; other plans start anew beside the old
+	@$(CAMPAIGN_TOOL) renew $(ARGS)
 
 clean: ## remove the virtual environment and what tools left
 	@rm -rf $(VENV) build *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,6 +19,7 @@ from models.correction import Correction
 from models.forecaster import Forecaster
 from nowcast.disk import durable
 from nowcast.training.callbacks import Beat, Curves, Report, quiet
+from nowcast.training.checkpoints import BestCheckpoint, LastCheckpoint
 from nowcast.training.data import Draws, Issues, Numbers, loader
 from nowcast.training.effort import Effort
 from nowcast.training.gains import Gains
@@ -28,6 +29,9 @@ from nowcast.training.sequences import Tiles
 
 #: Folder of the phases in that of a training, and the curves of each in its own.
 RUN_FOLDER, CURVES_FILE = "run", "curves.csv"
+
+#: Checkpoint to go on from, in the folder of a phase.
+LAST_FILE = "last.ckpt"
 
 #: Held-out sequences the CSI is measured on.
 HELD_OUT_DRAWS = 48
@@ -117,7 +121,7 @@ def run_phase(phase: Phase, setting: Setting) -> None:
         StorageError: If the disk refuses.
     """
     plan, folder = setting.plan, setting.output / RUN_FOLDER / phase.name
-    last, finished = folder / "last.ckpt", folder / "finished.ckpt"
+    last, finished = folder / LAST_FILE, folder / "finished.ckpt"
     if finished.exists():
         phase.forecaster.load_state_dict(DurableCheckpoints().load_checkpoint(finished))
         return
@@ -179,26 +183,21 @@ def _trainer(
 
 def _callbacks(
     phase: Phase, setting: Setting, folder: Path, interval: int, monitored: bool
-) -> tuple[ModelCheckpoint | None, list[Callback]]:
+) -> tuple[BestCheckpoint | None, list[Callback]]:
     """Return what keeps the best weights, if any are known to be, and all that watches, keeps and stops."""
     plan = setting.plan
     watching: list[Callback] = [
         Beat(setting.report, f"training {phase.name}", phase.steps, setting.effort),
         Curves(folder / CURVES_FILE, _logged(interval)),
-        ModelCheckpoint(
-            folder,
-            save_last=True,
-            save_top_k=0,
-            every_n_train_steps=max(interval // CHECKPOINTS_A_CHECK, 1),
-            enable_version_counter=False,
-        ),
     ]
+    every = max(interval // CHECKPOINTS_A_CHECK, 1)
+    last = LastCheckpoint(folder / LAST_FILE, every, interval if monitored else None)
     if not monitored:
-        return None, watching
+        return None, [*watching, last]
     if plan.shape.base:  # corrections are small, and the mean of their last weights is better than any
         watching.append(EMAWeightAveraging(decay=EMA_DECAY))
     monitor = "val/gain" if plan.shape.base else "val/csi"
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         folder,
         filename="best-{step}",
         monitor=monitor,
@@ -206,7 +205,7 @@ def _callbacks(
         save_top_k=1,
         enable_version_counter=False,
     )
-    return best, [*watching, best, EarlyStopping(monitor, mode="max", patience=plan.patience)]
+    return best, [*watching, best, EarlyStopping(monitor, mode="max", patience=plan.patience), last]
 
 
 def _gains(setting: Setting) -> Gains | None:

@@ -18,8 +18,8 @@ from models.registry import PRESETS, build
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import Event, events_to_hold_out, find_events
 from nowcast.disk import durable
-from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel
-from nowcast.methods.networks.checkpoint import Card, Source, Task
+from nowcast.errors import BadRequest, NotEnoughFrames, UnknownModel, WeightsError
+from nowcast.methods.networks.checkpoint import Card, CheckpointError, Source, Task, load
 from nowcast.names import NETWORKS
 from nowcast.training.callbacks import Report
 from nowcast.training.data import Numbers, loader
@@ -80,7 +80,13 @@ class Trained:
 
 
 def train(
-    archive: Archive, output: Path, plan: Plan, *, cache: Path | None = None, report: Report | None = None
+    archive: Archive,
+    output: Path,
+    plan: Plan,
+    *,
+    cache: Path | None = None,
+    start: Path | None = None,
+    report: Report | None = None,
 ) -> Trained:
     """Train a network; go on where a killed training of the same plan stopped.
 
@@ -91,6 +97,7 @@ def train(
         output: Folder of all that tells how the training went. One of another plan is refused.
         plan: What to train.
         cache: Where prepared sequences are kept; in the output's folder if left out.
+        start: Folder of a checkpoint whose weights it begins with, in place of random ones.
         report: Called as the work goes on.
 
     Raises:
@@ -98,7 +105,8 @@ def train(
             there.
         NotEnoughFrames: If the archive has no sequence to learn from.
         TrainingStopped: If the loss is not finite any more.
-        WeightsError: If the checkpoint to go on from is damaged.
+        WeightsError: If the checkpoint to go on from is damaged, or that to begin with, or is of another
+            network.
         StorageError: If the disk refuses.
     """
     with torch.random.fork_rng(devices=[]):
@@ -106,6 +114,8 @@ def train(
         network = build(PRESETS[NETWORKS[plan.model]])
     if not isinstance(network, Forecaster):
         raise UnknownModel(f"expected a network that forecasts frames, {plan.model} does not")
+    if start is not None:
+        _begin_with(start, network)
     if (network.frames or 1) > plan.shape.frames:
         raise BadRequest(f"{plan.model} needs {network.frames} frames, the plan has {plan.shape.frames}")
     if "guess" in network.context:
@@ -140,6 +150,17 @@ def train(
     sources = _sources(archive, [event for event in events if event.name in {one.event for one in learnt}])
     card = Card(network.config, _task(plan, learnt), sources, code_version())
     return Trained(network.eval(), card, plan, steps, learnt, held_out, scored, effort)
+
+
+def _begin_with(folder: Path, network: Forecaster) -> None:
+    """Give a network the weights of a checkpoint of the same network."""
+    try:
+        checkpoint = load(folder)
+    except CheckpointError as error:
+        raise WeightsError(f"cannot begin with the weights of {error}") from error
+    if checkpoint.card.config != network.config:
+        raise WeightsError(f"{folder}: expected weights of {network.config}, got {checkpoint.card.config}")
+    network.load_state_dict(checkpoint.network.state_dict())
 
 
 def _shape_of(network: Forecaster, plan: Plan) -> Shape:

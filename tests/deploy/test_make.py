@@ -73,7 +73,8 @@ def installs(calls: list[str]) -> list[str]:
 def test_help_lists_what_a_person_may_ask_for(workshop: Workshop) -> None:
     lines = workshop.make().stdout.splitlines()
     offered = [line.split()[1] for line in lines if line.startswith("  make ")]
-    assert offered == ["help", "demo", "test", "check", "bench", "skill", "clean"]
+    campaign = [f"campaign{what}" for what in ("", "-status", "-pause", "-continue", "-stop", "-renew")]
+    assert offered == ["help", "demo", "test", "check", "bench", "skill", *campaign, "clean"]
 
 
 def test_demo_installs_once_and_hands_its_options_on(workshop: Workshop) -> None:

@@ -7,9 +7,11 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,14 @@ from models.registry import PRESETS, build
 from models.stmoe.network import STMoE
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import find_events
-from nowcast.errors import BadRequest, NotEnoughFrames, TrainingStopped, UnknownModel, WeightsError
+from nowcast.errors import (
+    BadRequest,
+    NotEnoughFrames,
+    TrainingStopped,
+    UnknownModel,
+    WeightsError,
+)
+from nowcast.methods.networks.checkpoint import save
 from nowcast.training.callbacks import quiet, read_rows
 from nowcast.training.data import Batch, Draws
 from nowcast.training.module import BAD_BATCH_FILE, Learning, Recipe, rate
@@ -101,6 +110,65 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
         assert row == pytest.approx(other, rel=1e-5), row["step"]
     assert torch.allclose(last_weights(output), last_weights(unbroken), atol=1e-6)
     assert torch.allclose(weights(output), weights(unbroken), atol=1e-6)
+
+
+def end_at(moment: str, step: int, signal_number: int) -> Iterator[None]:
+    """Send this process a signal at a step, or while that step is validated, once."""
+    original = getattr(Learning, moment)
+    left = [step]
+
+    def ending(learning: Learning, *words: object) -> object:
+        if left == [learning.global_step]:
+            left.clear()
+            assert signal.getsignal(signal_number) != signal.SIG_DFL, "or this process would end"
+            os.kill(os.getpid(), signal_number)
+        return original(learning, *words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learning, moment, ending)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("moment", "at", "lost"), [("training_step", 4, 0), ("training_step", 6, 0), ("validation_step", 8, 2)]
+)
+def test_a_training_asked_to_end_goes_on_where_it_was_and_elsewhere(
+    archive: Archive, unbroken: Path, tmp_path: Path, moment: str, at: int, lost: int
+) -> None:
+    steps: list[int] = []
+    with contextmanager(end_at)(moment, at, signal.SIGTERM), pytest.raises(SystemExit):
+        train(archive, tmp_path / "ended", QUICK, report=lambda what, done, _: steps.append(done))
+    done = at if moment == "validation_step" else at + 1  # the step that was begun is taken
+    assert steps[-1] == done
+    (tmp_path / "ended").rename(tmp_path / "moved")
+    steps.clear()
+    train(
+        archive,
+        tmp_path / "moved",
+        QUICK,
+        report=lambda what, done, _: steps.append(done) if "rain" in what else None,
+    )
+    assert steps[0] == done + 1 - lost
+    rows, others = (read_rows(one / "run" / "rain" / "curves.csv") for one in (tmp_path / "moved", unbroken))
+    assert [row["step"] for row in rows] == [row["step"] for row in others], "no validation is left out"
+    assert torch.allclose(weights(tmp_path / "moved"), weights(unbroken), atol=1e-6)
+
+
+def test_a_training_may_begin_with_the_weights_of_another(archive: Archive, tmp_path: Path) -> None:
+    first = train(archive, tmp_path / "first", replace(QUICK, steps=2, checks=1))
+    save(tmp_path / "first", first.network, first.card)
+    plan = replace(QUICK, steps=1, checks=1, seed=8)  # a step's rate is a hundredth of the highest
+    other, second = (
+        train(archive, tmp_path / name, plan, start=start).network
+        for name, start in (("other", None), ("second", tmp_path / "first"))
+    )
+    given, drawn, begun = (
+        torch.cat([value.flatten() for value in one.state_dict().values()])
+        for one in (first.network, other, second)
+    )
+    assert (begun - given).abs().max() < 1e-3 < 0.1 < (drawn - given).abs().max()
+    with pytest.raises(WeightsError, match="expected weights of ExceedanceConfig"):
+        train(archive, tmp_path / "third", PLAIN, start=tmp_path / "first")
 
 
 def test_a_finished_training_is_not_run_again(archive: Archive, unbroken: Path) -> None:

@@ -1,0 +1,1 @@
+"""The training campaign: networks learn on this machine's idle cores, from a frozen copy of the code."""
