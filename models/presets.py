@@ -66,7 +66,11 @@ FORECASTERS = {
     ),
     "scs_plain": Preset("SCSConfig"),
     "scs_paper": Preset("SCSConfig", layers=15, channels=128, stem="strided"),
-    "stmoe_cpu": Preset("STMoEConfig"),
+    "stmoe_cpu": Preset(
+        "CorrectionConfig",
+        core=Preset("STMoEConfig", patch=1, frame_channels=16, gate_norm=False, expert_state="carry"),
+    ),
+    "stmoe_plain": Preset("STMoEConfig"),
     "stmoe_paper": Preset("STMoEConfig", hidden=(64,) * 4, kernel_size=5, gate_channels=32),
     "stmoe_id_cpu": Preset("STMoEConfig", variant="id"),
     "stmoe_id_paper": Preset(
@@ -79,7 +83,19 @@ FORECASTERS = {
             "ADDLConfig", widths=(64, 128, 256, 512, 1024), up=(256, 128, 64, 32, 16), refined=3
         ),
     ),
-    "e3d_cpu": Preset("E3DLSTMConfig", gate_norm=False),
+    "e3d_cpu": Preset(
+        "CorrectionConfig",
+        core=Preset(
+            "E3DLSTMConfig",
+            channels=16,
+            patch=1,
+            frame_channels=16,
+            gate_norm=False,
+            norm="position",
+            reach=3,
+        ),
+    ),
+    "e3d_plain": Preset("E3DLSTMConfig", gate_norm=False),
     "e3d_paper": Preset("E3DLSTMConfig", layers=4, channels=64, kernel_size=5, tau=None, gate_norm=False),
     "crn_cpu": Preset(
         "CorrectionConfig", core=Preset("CRNConfig", hidden=(16, 16), patch=1, frame_channels=16)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from models.correction import CorrectionConfig
 from models.registry import PRESETS, build
 from nowcast.names import NETWORKS
 from nowcast.training.plan import Plan, shape_for
@@ -36,6 +37,7 @@ class Entry:
             model=self.model,
             minutes=60 * self.core_hours,
             shape=shape_for(self.model),
+            crop=96 if isinstance(PRESETS[NETWORKS[self.model]], CorrectionConfig) else 128,
             hold_out=tuple(hold_out),
             seed=number - 1,
             checks=self.checks,

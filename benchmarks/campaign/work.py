@@ -60,6 +60,19 @@ def claimed(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def yield_to_others() -> None:
+    """Take the lowest priority, in the process's own session too.
+
+    Linux shares the processor among sessions first (``sched_autogroup_enabled``), and only within one by
+    niceness: a worker in a session of its own would get as much as all that a terminal runs.
+    """
+    if niceness := NICE - os.nice(0):
+        os.nice(niceness)
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):  # another system, or a kernel without such groups
+            Path("/proc/self/autogroup").write_text(f"{NICE}", encoding="ascii")
+
+
 def work(campaign: Campaign, worker: int, raw: Path, entries: Sequence[Entry] = ENTRIES) -> None:
     """Train one network after the other until the process is ended.
 
@@ -69,8 +82,7 @@ def work(campaign: Campaign, worker: int, raw: Path, entries: Sequence[Entry] = 
         raw: Folder of folders of radar files, for the archive if there is none yet.
         entries: What to train, in order.
     """
-    if niceness := NICE - os.nice(0):
-        os.nice(niceness)
+    yield_to_others()
     torch.set_num_threads(1)
     with claimed(campaign.workers / f"{worker}.lock") as mine:
         if not mine:
