@@ -93,7 +93,7 @@ PAIRS = {
         check=Setting(3, 2, 16, 24),
     ),
     "STMoE": Pair(
-        "stmoe_cpu",
+        "stmoe_plain",
         NaiveSTMoE,
         forecast=Setting(4, 4, 128, 128),
         training=Setting(4, 4, 128, 128),

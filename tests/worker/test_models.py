@@ -36,7 +36,7 @@ def models(store: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def rows(output: str) -> list[list[str]]:
     """Return the cells of the table of ``ls`` below its heading."""
-    return cells(output.partition("\n")[2])[1:]
+    return cells(output.split("\n", 3)[3])[1:]
 
 
 def test_a_refusal_is_one_line_with_the_interval_and_exit_code_1(
@@ -78,20 +78,20 @@ def test_ls_says_what_is_served(models: Run, store: Path, tmp_path: Path) -> Non
     first, second, third, _ = (change.version for change in Shelf(store, "convlstm").history())
     by_version = {row[1]: row for row in rows(models("ls")[1])}
     since = f"{Shelf(store, 'convlstm').history()[-1].when:%Y-%m-%d %H:%M}"
-    assert by_version[first] == ["convlstm", first, "", "0.606", "0.553", ""]
-    assert by_version[second] == ["convlstm", second, since, "0.691", "0.553", ""]
-    assert by_version[third] == ["convlstm", third, "", "0.462", "0.553", "forced"]
+    assert by_version[first] == ["convlstm", first, "", "0.606", "+0.053*", ""]
+    assert by_version[second] == ["convlstm", second, since, "0.691", "+0.138*", ""]
+    assert by_version[third] == ["convlstm", third, "", "0.462", "-0.091", "forced"]
 
 
 def test_ls_lists_what_is_no_version_in_the_order_it_is_looked_for(
     models: Run, store: Path, tmp_path: Path
 ) -> None:
     candidate(store.with_name("shipped") / "convlstm", 0.65)
-    assert rows(models("ls")[1]) == [["convlstm", "shipped", "-", "0.606", "0.553", ""]]
+    assert rows(models("ls")[1]) == [["convlstm", "shipped", "-", "0.606", "+0.053*", ""]]
     candidate(store / "convlstm", None)
     assert [row[1:5] for row in rows(models("ls")[1])] == [
-        ["unversioned", "-", "-", "-"],
-        ["shipped", "", "0.606", "0.553"],
+        ["unversioned", "-", "-", ""],
+        ["shipped", "", "0.606", "+0.053*"],
     ]
     models("promote", "convlstm", candidate(tmp_path / "one", 0.75))
     assert [bool(row[2]) for row in rows(models("ls")[1])] == [True, False, False]
@@ -129,14 +129,14 @@ def test_ls_shows_what_the_weights_of_the_package_scored(
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
     shipped = {row[0]: row for row in rows(out)}
-    assert shipped["crn"][1:5] == ["shipped", "-", "0.391", "0.383"]
+    assert shipped["addl"][1:5] == ["shipped", "-", "0.384", "+0.001"]
     for name, row in shipped.items():
         card = (SHIPPED / name / "card.md").read_text()
-        told = re.search(r"these weights ([\d.]+), extrapolation ([\d.]+),", card)
+        told = re.search(r"these weights ([\d.]+), (?:blend ([\d.]+), )?extrapolation ([\d.]+),", card)
         assert told is not None
-        assert [float(cell) for cell in row[3:5]] == pytest.approx(
-            list(map(float, told.groups())), abs=1.1e-3
-        )
+        score, base = float(told[1]), float(told[2] or told[3])
+        assert float(row[3]) == pytest.approx(score, abs=1.1e-3)
+        assert float(row[4].rstrip("*")) == pytest.approx(score - base, abs=1.6e-3)
 
 
 def test_show_takes_what_is_served_and_does_without_scores(models: Run, store: Path) -> None:

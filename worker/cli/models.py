@@ -16,6 +16,7 @@ from worker.cli.tables import number, score_table, table
 
 if TYPE_CHECKING:
     from nowcast.methods.networks.versions import Change, Shelf
+    from nowcast.scores.bootstrap import Comparison
     from nowcast.scores.skillfile import Skill
 
 app = typer.Typer(help="Versions of the networks' weights.", no_args_is_help=True)
@@ -26,13 +27,12 @@ OF_PACKAGE, UNVERSIONED = "shipped", "unversioned"
 
 
 class _Line(NamedTuple):
-    """One row of ``ls``: a version, since when it is served, its score, extrapolation's, what it adds."""
+    """One row of ``ls``: a version, since when it is served, its score, what it adds to its base, a note."""
 
     model: str
     version: str
     served: str
     score: float | None = None
-    extrapolation: float | None = None
     added: str = ""
     note: str = ""
 
@@ -80,7 +80,7 @@ def list_models(store: Path) -> None:
     from nowcast.scores.judged import JUDGED_DBZ
 
     rows = [
-        (*line[:3], number(line.score), number(line.extrapolation), line.added, line.note)
+        (line.model, line.version, line.served, number(line.score), line.added, line.note)
         for name in NETWORKS
         for line in _lines(store, name)
     ]
@@ -88,12 +88,11 @@ def list_models(store: Path) -> None:
         typer.echo(f"there are no weights in {store}, and none in the package")
         return
     judged = ", ".join(f"{threshold:g}" for threshold in JUDGED_DBZ)
-    typer.echo(
-        f"CSI: mean over leads and {judged} dBZ on held-out events; extr.: extrapolation's; adds: CSI minus "
-        f"that of what it starts from, {BLEND} or extrapolation, with its 95 % interval where known"
-    )
-    headings = ("model", "version", "served since", "CSI", "extr.", "adds", "note")
-    typer.echo(table(headings, rows, numbers=("CSI", "extr.")))
+    typer.echo(f"CSI: mean over leads and {judged} dBZ on held-out events")
+    typer.echo(f"adds: to that of {BLEND}, which corrections start from, or of extrapolation;")
+    typer.echo("      * with the whole 95 % interval above 0")
+    headings = ("model", "version", "served since", "CSI", "adds", "note")
+    typer.echo(table(headings, rows, numbers=("CSI",)))
 
 
 def show_model(store: Path, model: str, version: str | None) -> None:
@@ -165,11 +164,11 @@ def _lines(store: Path, name: str) -> Iterator[_Line]:
             yield _Line(name, version, "", note="never current")
             continue
         served = f"{history[-1].when:%Y-%m-%d %H:%M}" if version == history[-1].version else ""
-        added, note = _added(shelf.version(version)), "forced" * change.forced
-        yield _Line(name, version, served, change.score, change.extrapolation, added, note)
+        added = _added(shelf.version(version))
+        yield _Line(name, version, served, change.score, added, "forced" * change.forced)
     for place, (version, folder) in enumerate(_unversioned(shelf)):
         served = "" if history or place else "-"
-        yield _Line(name, version, served, *_mean_csi(folder), _added(folder))
+        yield _Line(name, version, served, _mean_csi(folder)[0], _added(folder))
 
 
 def _unversioned(shelf: Shelf) -> list[tuple[str, Path]]:
@@ -219,20 +218,27 @@ def _mean_csi(folder: Path) -> tuple[float | None, float | None]:
 
 
 def _added(folder: Path) -> str:
-    """Return what a checkpoint adds to the mean CSI of what it starts from, with its interval where known."""
-    from nowcast.scores.bootstrap import compare
+    """Return what a checkpoint adds to the mean CSI of what it starts from; a star if beyond doubt."""
     from nowcast.scores.skillfile import beside
 
     skill = _skill(folder)
     score, base = _mean_csi(folder) if skill is None else beside(skill, skill.base)
     if score is None or base is None:
         return ""
+    compared = _compared(skill)
+    return f"{score - base:+.3f}" + "*" * bool(compared and compared.is_better)
+
+
+def _compared(skill: Skill | None) -> Comparison | None:
+    """Return how a checkpoint compares with what it starts from, ``None`` if that is not known."""
+    from nowcast.scores.bootstrap import compare
+
+    if skill is None or skill.base not in skill.references:
+        return None
     try:
-        compared = compare(skill.events, skill.references[skill.base]) if skill else None
+        return compare(skill.events, skill.references[skill.base])
     except InputError:
-        compared = None
-    interval = f" ({compared.low:+.3f} to {compared.high:+.3f})" if compared else ""
-    return f"{score - base:+.3f}{interval}"
+        return None
 
 
 def print_scores(console: Console, folder: Path) -> None:
@@ -258,6 +264,8 @@ def print_scores(console: Console, folder: Path) -> None:
         for row in tally.rows()
     ]
     typer.echo(score_table(rows, list(methods), ("csi",)))
+    if compared := _compared(skill):
+        _print(console, f"beside {skill.base}", compared)
 
 
 def _told(change: Change) -> str:

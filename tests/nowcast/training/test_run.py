@@ -307,9 +307,9 @@ def test_the_rate_rises_then_falls_to_a_hundredth() -> None:
 
 
 def test_an_stmoe_learns_in_stages_that_add_up() -> None:
-    network = build(PRESETS["stmoe_cpu"])
+    network = build(PRESETS["stmoe_plain"])
     assert isinstance(network, STMoE)
-    staged = list(phases(network, replace(PLAIN, model="stmoe", steps=1000), 1000))
+    staged = list(phases(network, replace(PLAIN, model="stmoe_plain", steps=1000), 1000))
     assert [phase.name.partition("-")[2] for phase in staged] == [
         "A1-all",
         "A2-translation",
@@ -320,7 +320,7 @@ def test_an_stmoe_learns_in_stages_that_add_up() -> None:
     ]
     assert sum(phase.steps for phase in staged) == 1000
     assert [phase.steps for phase in staged[-2:]] == [140, 560]
-    (whole,) = phases(network, replace(PLAIN, model="stmoe", staged=False), 1000)
+    (whole,) = phases(network, replace(PLAIN, model="stmoe_plain", staged=False), 1000)
     assert (whole.steps, whole.data) == (1000, "rain")
 
 

@@ -214,7 +214,7 @@ def test_a_network_for_any_number_of_frames_sees_all(monkeypatch):
 def test_values_that_are_not_finite_let_another_method_answer(monkeypatch):
     serve(monkeypatch, Newest(less=float("nan")))
     answer = predict_with_fallback(cube_of(*moving()), 2, "convlstm", UNTRAINED)
-    assert answer.model == "extrapolation"
+    assert answer.model == "blend"
     assert "; ".join(answer.prediction.shortfalls) == (
         "convlstm failed (the network's forecast has values that are not finite)"
     )
@@ -286,10 +286,10 @@ def test_untrained_weights_say_so_and_are_the_same_every_time(monkeypatch):
         np.testing.assert_array_equal(field, other)
 
 
-def test_the_live_service_forecasts_by_extrapolation_rather_than_with_untrained_weights(tmp_path):
+def test_the_live_service_forecasts_by_the_base_rather_than_with_untrained_weights(tmp_path):
     cubes = [cube_of(*moving()), cube_of(*moving(1.0))]
     for answer in predict_batch_with_fallback(cubes, 2, "convlstm", Compute(weights=tmp_path)):
-        assert answer.model == "extrapolation"
+        assert answer.model == "blend"
         assert "; ".join(answer.prediction.shortfalls) == (
             f"convlstm failed (expected weights of convlstm, found no {tmp_path / 'convlstm'})"
         )
@@ -313,11 +313,11 @@ def test_damaged_weights_are_an_error_even_where_untrained_ones_would_do(tmp_pat
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    weighed(tmp_path / "scs")
+    weighed(tmp_path / "unet")
     with pytest.raises(
-        WeightsError, match=r"expected weights of scs, SCSConfig.*; got those of ConvLSTMConfig"
+        WeightsError, match=r"expected weights of unet, UNetConfig.*; got those of ConvLSTMConfig"
     ):
-        network("scs", Compute(weights=tmp_path))
+        network("unet", Compute(weights=tmp_path))
 
 
 def test_a_short_name_takes_weights_of_any_size_and_a_full_name_its_own(tmp_path):
