@@ -1,27 +1,39 @@
 """The gate's prior of the base, which learns nothing: what it scores on events, beside extrapolation.
 
-What the prior knows of other methods stays as it is; each is compared with extrapolation on its own pixels.
+What the prior knows of other methods stays as it is. They are compared by what they gain over extrapolation,
+so the base is scored where the network was: from the issue times of :mod:`benchmarks.cross_validation`, to
+the same counts of extrapolation. For a prior without a network, or with one scored on those events, the
+events are named.
 
     python -m benchmarks base_prior --data DATA [--events FILE] [--issues N]
+
+The prior of the package has four issue times of an event.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
 
-from benchmarks.cross_validation import MOST_CELLS
+import numpy as np
+
+from benchmarks.cross_validation import FOLDS, HISTORY, MOST_CELLS, events_of
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import Event, find_events
-from nowcast.hindcast.evaluation import score_events
+from nowcast.hindcast.cases import Cases, judge
+from nowcast.hindcast.evaluation import ArchivedFrames, issue_indices, score_events
 from nowcast.methods.blend import Blend
 from nowcast.methods.extrapolation import Extrapolation
 from nowcast.methods.gate import counts_of
+from nowcast.methods.method import Method
 from nowcast.methods.shipped_scores import PRIOR_FILE, Prior, read_prior, write_prior
 from nowcast.names import BLEND, EXTRAPOLATION, SPROG
+from nowcast.scores.judged import JUDGED_DBZ
 from nowcast.scores.skillfile import Skill, pooled
+from nowcast.scores.tally import Tally
 
 #: What the base takes the place of: no longer among what the gate chooses from.
 REPLACED = (SPROG, BLEND)
@@ -31,8 +43,11 @@ def with_base(prior: Prior, skill: Skill) -> Prior:
     """Return a prior with what the base scored beside extrapolation, and nothing of what it replaces."""
     counts = {key: known for key, known in prior.counts.items() if key[0] not in REPLACED}
     beside = {key: known for key, known in prior.beside.items() if key[0] not in REPLACED}
-    for into, scored in ((counts, skill.events), (beside, skill.references[EXTRAPOLATION])):
-        into.update({(BLEND, lead): counts_of(tally) for lead, tally in pooled(scored).items()})
+    counts |= {(BLEND, lead): counts_of(tally) for lead, tally in pooled(skill.events).items()}
+    for lead, tally in pooled(skill.references[EXTRAPOLATION]).items():
+        known, own = counts.get((EXTRAPOLATION, lead)), counts_of(tally)
+        if known is None or not np.array_equal(known, own):  # else the pixels are the same
+            beside[BLEND, lead] = own
     others = prior.provenance.split(f"; {BLEND}")[0]
     return Prior(counts, f"{others}; {BLEND} on {len(skill.events)} training events", beside)
 
@@ -40,6 +55,23 @@ def with_base(prior: Prior, skill: Skill) -> Prior:
 def patterns_in(text: str) -> tuple[str, ...]:
     """Return the patterns of events' names, one a line; lines that begin with # are for people."""
     return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+
+
+def where_the_network_was(archive: Archive, issues: int) -> Skill:
+    """Return what base and extrapolation score from the issue times of cross-validation."""
+    methods: tuple[Method, ...] = (Blend(), Extrapolation())
+    scored: list[dict[str, dict[datetime, dict[int, Tally]]]] = [{}, {}]
+    for event in (event for fold in FOLDS for event in events_of(archive, fold)):
+        steps = 60 // event.step_minutes
+        cases = Cases(ArchivedFrames(archive, event), history=Blend.frames, steps=steps)
+        for index in issue_indices(archive, event, HISTORY, issues):
+            case = cases.at(index)
+            for method, of_method in zip(methods, scored, strict=True):
+                tallies = judge(method, case, steps, Tally(JUDGED_DBZ)).tallies
+                by_minutes = {lead * event.step_minutes: tally for lead, tally in tallies.items()}
+                of_method.setdefault(event.name, {})[case.issue_time] = by_minutes
+        print(event.name, flush=True)
+    return Skill(scored[0], {EXTRAPOLATION: scored[1]})
 
 
 def _events(archive: Archive, patterns: Sequence[str]) -> Iterator[Event]:
@@ -54,18 +86,20 @@ def main() -> None:
     """Score the base and write the prior."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="data directory with the training archive")
-    parser.add_argument("--events", type=Path, help="patterns of names of the events to score on; else all")
-    parser.add_argument("--issues", type=int, default=12, help="issue times of an event")
+    parser.add_argument("--events", type=Path, help="patterns of names of the events to score on")
+    parser.add_argument("--issues", type=int, default=4, help="issue times of an event")
     parser.add_argument("--prior", type=Path, default=PRIOR_FILE)
     parser.add_argument("--json", type=Path, help="has no effect")
     arguments = parser.parse_args()
     archive = Archive(arguments.data / "archive")
-    patterns = patterns_in(arguments.events.read_text()) if arguments.events else ("*",)
-    events = list(_events(archive, patterns))
-    skill = score_events(
-        archive, events, Blend(), [Extrapolation()], most=arguments.issues,
-        report=lambda what, done, total: print(f"{what} {done} of {total}", flush=True),
-    )  # fmt: skip
+    if arguments.events:
+        events = list(_events(archive, patterns_in(arguments.events.read_text())))
+        skill = score_events(
+            archive, events, Blend(), [Extrapolation()], most=arguments.issues,
+            report=lambda what, done, total: print(f"{what} {done} of {total}", flush=True),
+        )  # fmt: skip
+    else:
+        skill = where_the_network_was(archive, arguments.issues)
     write_prior(arguments.prior, with_base(read_prior(arguments.prior), skill))
 
 

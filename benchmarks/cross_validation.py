@@ -57,6 +57,9 @@ FOLDS = {
     ),
 }
 
+#: Frames the network looks back on.
+HISTORY = 4
+
 #: Most cells of a grid that is counted on: sorting a continent's takes minutes a lead.
 MOST_CELLS = 4_000_000
 
@@ -85,10 +88,10 @@ def plan(fold: str, steps: int) -> Plan:
 def counted(method: ExceedanceNetwork, archive: Archive, event: Event, issues: int) -> Counts:
     """Return what each trust and factor scores on an event."""
     steps = 60 // event.step_minutes
-    cases = Cases(ArchivedFrames(archive, event), history=4, steps=steps)
+    cases = Cases(ArchivedFrames(archive, event), history=HISTORY, steps=steps)
     thresholds = np.float32(JUDGED_DBZ)
     counts: Counts = {}
-    for index in issue_indices(archive, event, 4, issues):
+    for index in issue_indices(archive, event, HISTORY, issues):
         case = cases.at(index)
         for lead, one in enumerate(method.probabilities(case.cube, steps), start=1):
             if (truth := case.truths.get(lead)) is None:
@@ -194,7 +197,8 @@ def _row(trust: float, factor: float) -> int:
     return 1 + places[0] * len(FACTORS) + places[1]
 
 
-def _events(archive: Archive, fold: str) -> Iterator[Event]:
+def events_of(archive: Archive, fold: str) -> Iterator[Event]:
+    """Yield the events of a fold that are counted on."""
     for event in find_events(archive):
         grid = archive.grid(event.domain)
         if event.name.startswith(FOLDS[fold]) and grid is not None and grid.ny * grid.nx <= MOST_CELLS:
@@ -222,7 +226,7 @@ def main() -> None:
             save(folder, trained.network, trained.card)
         method = network("exceedance", Compute(weights=folder))
         assert isinstance(method, ExceedanceNetwork)
-        for event in _events(archive, fold):
+        for event in events_of(archive, fold):
             piece = folder / f"counts-{event.name}-{arguments.issues}.json"
             if not piece.exists():
                 counts = counted(method, archive, event, arguments.issues)

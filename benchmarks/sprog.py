@@ -3,10 +3,10 @@
 Run ``python -m benchmarks.sprog [--issues N] [--json PATH]``. All get the same frames in dBZ. pysteps is run
 twice: as its users run it, along its own Lucas-Kanade motion, and along our motion, which leaves the cascade
 alone to differ. CSI is pooled over issue times spread over the event; a forecast pixel without value counts
-as no echo, and a pixel counts where the truth is observed. Cells of few hits are not judged. Exit status is 1
-where CSI falls short of pysteps as its users run it, or time or memory exceeds its target; cells where it
-falls short of pysteps along our motion are marked, no more. Without pysteps our figures alone are printed,
-and that is said.
+as no echo, and a pixel counts where the truth is observed. Cells of few hits are not judged. The base, which
+mixes S-PROG with other rules, is timed beside them. Exit status is 1 where CSI falls short of pysteps as its
+users run it, or time or memory exceeds its target; cells where it falls short of pysteps along our motion are
+marked, no more. Without pysteps our figures alone are printed, and that is said.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from benchmarks.extrapolation import (
 )
 from benchmarks.machine import machine
 from benchmarks.pysteps_methods import ORDER, RAIN_DBZ, ZERO_DBZ, PystepsSprog
+from nowcast.methods.blend import Blend
 from nowcast.methods.cube import Cube, build_cube
 from nowcast.methods.extrapolation import Extrapolation
 from nowcast.methods.method import Method
@@ -59,6 +60,9 @@ EVENTS = (
     Event("Brisbane", "train/bom_rf3/66_brisbane_c10_20201031", 10, SCORED_MINUTES),
     Event("Netherlands", "train/knmi_rap_20100826", 5, SCORED_MINUTES),
 )
+
+#: What the base is timed on, and how often.
+BASE_EVENT, BASE_RUNS = Event("Switzerland", "val/mch_gif/20150515", 5, ()), 3
 
 #: Pixels some method must hit for a cell of the table to count: fewer are the luck of one core of rain.
 LEAST_HITS = 100
@@ -170,6 +174,25 @@ def _is_short(skill: dict[str, Any], peer: str, k: int, t: int) -> bool:
     return bool(skill[OURS][k][t] < skill[peer][k][t] - CSI_SHORTFALL)
 
 
+def base_seconds() -> dict[str, float]:
+    """Return seconds of one forecast of the base, which examines an hour, beside S-PROG's; best of some."""
+    frames = BASE_EVENT.frames(Blend.frames + 8)
+    hour, few = (
+        build_cube(frames[-count:], step_minutes=BASE_EVENT.step_minutes, history=count)
+        for count in (Blend.frames, HISTORY)
+    )
+    timed: dict[str, tuple[Forecaster, Cube]] = {Blend.name: (by(Blend()), hour), OURS: (by(SPROG()), few)}
+    if find_spec("pysteps"):
+        timed[USED] = by(PystepsSprog()), few
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(BASE_RUNS):
+        for name, (forecaster, cube) in timed.items():
+            begun = time.perf_counter()
+            forecaster(cube, LEADS)
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: min(taken) for name, taken in seconds.items()}
+
+
 def one_forecast(event: Event) -> dict[str, float]:
     """Return seconds, and memory [MB] beyond imports and frames, of a forecast in a process of its own."""
     cube = build_cube(event.frames(HISTORY), step_minutes=event.step_minutes, history=HISTORY)
@@ -209,6 +232,14 @@ def main() -> None:
     results = [measure(event, options.issues) for event in EVENTS]
     print(machine())
     met = [show_event(result) for result in results]
+    base = base_seconds()
+    print(
+        f"\n{LEADS} leads of the base: " + ", ".join(f"{name} {taken:.2f} s" for name, taken in base.items())
+    )
+    if USED in base:
+        share = base[Blend.name] / base[USED]
+        met.append(share <= TIME_SHARE)
+        print(f"1/{1 / share:.1f} of pysteps {'pass' if share <= TIME_SHARE else 'FAIL'}", flush=True)
     continent = one_forecast(CONTINENT)
     fits = continent["memory_mb"] <= MEMORY_MB
     print(f"\none forecast of {LEADS} leads of 4400 x 3800 cells in a process of its own: ", end="")
@@ -216,7 +247,9 @@ def main() -> None:
     print("pass" if fits else "FAIL")
     passed = all(met) and fits
     if options.json:
-        document = {"machine": machine(), "events": results, "continent": continent, "passed": passed}
+        document = {
+            "machine": machine(), "events": results, "base": base, "continent": continent, "passed": passed,
+        }  # fmt: skip
         options.json.write_text(json.dumps(document, indent=1))
     raise SystemExit(0 if passed else 1)
 

@@ -17,7 +17,7 @@ from nowcast.methods.extrapolation import without_motion
 from nowcast.methods.method import Method
 from nowcast.methods.sprog import EXPONENT, ORDER, strength
 from nowcast.motion.cascade import Cascade, autoregression, iterated
-from nowcast.motion.flow import FRAMES, motion_field
+from nowcast.motion.flow import FRAMES, motion_field, motions
 from nowcast.motion.lagrangian import carried_to_issue
 from nowcast.motion.probability_matching import in_order_of
 from nowcast.motion.trajectory import DBZ_PER_LOG, STRIP_ROWS, Trajectory, VectorField, mean_dbz, to_z
@@ -142,18 +142,19 @@ class Rules:
     """
 
     def __init__(self, frames: Array) -> None:
-        newest, self.motion, self.shape = frames[-1], motion_field(frames[-FRAMES:]), frames[-1].shape
+        newest, self.shape = frames[-1], frames[-1].shape
+        self.motion, older = _motions(frames)
         carried = carried_to_issue(frames[-1 - ORDER :], self.motion)
         self._cascade = Cascade([strength(frame) for frame in carried])
         self._factors = enumerate(iterated(autoregression(self._cascade.autocorrelations())), start=1)
         self._main = Trajectory(self.motion)
-        self._others = {OLDER: Trajectory(_older_motion(frames)), SMOOTH: Trajectory(_smoothed(self.motion))}
+        self._others = {OLDER: Trajectory(older), SMOOTH: Trajectory(_smoothed(self.motion))}
         self._unknown = np.isnan(newest)
-        # Z and weight, and faded and unfaded strength. As pairs: OpenCV may round positions of another number
-        # of planes otherwise, and what is covered has to be as in the extrapolated frame.
-        self._observed = np.stack([to_z(newest), ~self._unknown], axis=-1, dtype=np.float32)
-        self._strengths = np.stack([np.zeros_like(newest), strength(newest)], axis=-1)
-        self._in_place = np.where(self._unknown, np.float32(np.nan), self._strengths[..., 1])
+        # Faded and unfaded strength, Z and weight of each cell, to be carried together.
+        unfaded = strength(newest)
+        weight = (~self._unknown).astype(np.float32)
+        self._source = np.stack([unfaded, unfaded, to_z(newest), weight], axis=-1)
+        self._in_place = np.where(self._unknown, np.float32(np.nan), unfaded)
 
     def expected(self, lead: int, rules: Collection[int] = range(len(RULES))) -> Iterator[Strip]:
         """Yield what is expected at a lead, from north to south.
@@ -163,15 +164,14 @@ class Rules:
             rules: Indices of the rules in question, ascending.
         """
         faded = self._cascade.recomposed(next(factors for step, factors in self._factors if step == lead))
-        self._strengths[..., 0] = faded
+        self._source[..., 0] = faded
         faded[self._unknown] = np.nan
         displacement = self._main.displacement(lead)
         paths = {rule: path.displacement(lead) for rule, path in self._others.items() if rule in rules}
         elsewhere = self._elsewhere(faded, displacement, paths)
         for first in range(0, self.shape[0], STRIP_ROWS):
-            places = _places(displacement, first)
-            z, weight = _planes(_fetched(self._observed, places, 0.0))
-            main, unfaded = _planes(_fetched(self._strengths, places, 0.0))
+            carried = _fetched(self._source, _places(displacement, first), 0.0)
+            main, unfaded, z, weight = np.asarray(cv2.split(carried), np.float32)
             rows = slice(first, first + len(main))
             share = np.where(weight < 0.5, np.float32(np.nan), weight)
             main /= share
@@ -287,10 +287,6 @@ def _mixed(
         yield in_order_of(mixture, extrapolated)
 
 
-def _planes(pair: Array) -> Array:
-    return np.asarray(cv2.split(pair), np.float32)
-
-
 def _known(difference: Array) -> Array:
     return np.asarray(cv2.patchNaNs(difference, 0.0), np.float32)
 
@@ -310,11 +306,14 @@ def _fetched(source: Array, places: tuple[Array, Array], border: float) -> Array
     return np.asarray(fetched, np.float32)
 
 
-def _older_motion(frames: Array) -> VectorField:
-    """Return the motion [cells per step] over intervals of two steps, or of the last one if there are few."""
+def _motions(frames: Array) -> list[VectorField]:
+    """Return the motion [cells per step] at the newest frame, and over intervals of two steps.
+
+    If there are few frames, the second is that of the last interval.
+    """
     if len(frames) < 2 * FRAMES - 1:
-        return motion_field(frames[-2:])
-    return motion_field(frames[1 - 2 * FRAMES :: 2]).scaled(0.5)
+        return [motion_field(frames[-FRAMES:]), motion_field(frames[-2:])]
+    return motions(frames, (1, 2))
 
 
 def _smoothed(motion: VectorField) -> VectorField:

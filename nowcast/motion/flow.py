@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
@@ -92,7 +93,18 @@ def motion_field(frames: Array | Sequence[Array]) -> VectorField:
         Kroeger et al. (2016), Fast Optical Flow using Dense Inverse Search, doi:10.1007/978-3-319-46493-0_29.
         Knutsson and Westin (1993), Normalized and differential convolution, doi:10.1109/CVPR.1993.341081.
     """
-    if len(frames) < 2:
+    return motions(frames, (1,))[0]
+
+
+def motions(frames: Array | Sequence[Array], strides: Sequence[int]) -> list[VectorField]:
+    """Return the motion [cells per step] as :func:`motion_field` does, from every ``stride``-th frame each.
+
+    Flows that several of them rest on are computed once.
+
+    Raises:
+        NotEnoughFrames: If there are not two frames a stride apart.
+    """
+    if len(frames) <= max(strides):
         raise NotEnoughFrames(f"motion needs at least two frames, got {len(frames)}")
     shape = (frames[-1].shape[0], frames[-1].shape[1])
     shrink = _shrink(shape)
@@ -100,15 +112,28 @@ def motion_field(frames: Array | Sequence[Array]) -> VectorField:
     confidence = _gradient_of_echo(newest) * _is_clear_of_edge(frames[-1], shrink)
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setVariationalRefinementIterations(REFINEMENTS)
-    vectors, weights = [], []
-    for steps, frame in enumerate(reversed(frames[-FRAMES:-1]), start=1):
+
+    @cache
+    def pair(back: int) -> tuple[Array, Array]:
+        """Return the way [flow cells] to where echo was some frames back, and what it rests on, by node."""
+        frame = frames[-1 - back]
         flow = search.calc(newest, _flow_image(frame, shrink), None)  # type: ignore[call-overload]
         trust = confidence * _is_clear_of_edge(frame, shrink)
         weight = _block_mean(trust, NODE_FLOW_CELLS)
         pull = [_block_mean(flow[..., axis] * trust, NODE_FLOW_CELLS) for axis in (1, 0)]  # rows first
-        vectors.append(np.stack(pull) / np.maximum(weight, np.float32(1e-9)) * np.float32(-shrink / steps))
-        weights.append(weight * np.float32(PAIR_DECAY ** (steps - 1)))
-    return VectorField(_consensus(np.stack(vectors), np.stack(weights)), shrink * NODE_FLOW_CELLS, shape)
+        way = np.stack(pull) / np.maximum(weight, np.float32(1e-9))
+        return np.asarray(way, np.float32), weight
+
+    fields = []
+    for stride in strides:
+        vectors, weights = [], []
+        for steps in range(1, min(FRAMES, (len(frames) - 1) // stride + 1)):
+            way, weight = pair(stride * steps)
+            vectors.append(way * np.float32(-shrink / steps))
+            weights.append(weight * np.float32(PAIR_DECAY ** (steps - 1)))
+        nodes = _consensus(np.stack(vectors), np.stack(weights)) / np.float32(stride)
+        fields.append(VectorField(nodes, shrink * NODE_FLOW_CELLS, shape))
+    return fields
 
 
 def _shrink(shape: tuple[int, int]) -> int:

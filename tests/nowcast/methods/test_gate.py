@@ -213,3 +213,6 @@ def test_no_file_is_an_empty_prior_and_a_damaged_one_an_error(tmp_path: Path) ->
 def test_the_prior_of_the_package_can_be_read() -> None:
     prior = read_prior(PRIOR_FILE)
     assert bool(prior.provenance) == bool(prior.counts)
+    assert "blend" in prior.methods and "sprog" not in prior.methods, "the base takes its place"
+    choices = review(prior.evidence(["blend"]), (), range(5, 61, 5))
+    assert methods(choices) == ["blend"] * 12

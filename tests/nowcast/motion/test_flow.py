@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nowcast.errors import NotEnoughFrames
 from nowcast.frame.domain import Domain
 from nowcast.frame.frame import normalise
-from nowcast.motion.flow import motion_field
+from nowcast.motion.flow import motion_field, motions
 from nowcast.motion.lagrangian import bridge
 from nowcast.motion.trajectory import Carrier, Trajectory, VectorField
 from nowcast.readers import read
@@ -186,6 +186,16 @@ def test_any_grid_has_a_motion(shape):
 def test_only_the_last_four_frames_count():
     frames = moving(150, 160, (1.5, -2.25))
     assert np.array_equal(motion_field([cell(20, 20), *frames]).dense(), motion_field(frames).dense())
+
+
+def test_motion_over_several_intervals_is_that_of_every_other_frame():
+    path = [cell(150 + 0.3 * k**2, 100 + 5 * k) for k in range(7)]
+    newest, older = motions(path, (1, 2))
+    np.testing.assert_array_equal(newest.nodes, motion_field(path).nodes)
+    np.testing.assert_allclose(older.nodes, motion_field(path[::2]).scaled(0.5).nodes, atol=1e-6)
+    assert older.dense()[0, 160, 130] < newest.dense()[0, 160, 130] - 0.1, "it was slower southward before"
+    with pytest.raises(NotEnoughFrames):
+        motions(path[:2], (1, 2))
 
 
 def test_one_frame_has_no_motion():
