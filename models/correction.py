@@ -60,12 +60,31 @@ SEEN_DBZ, SOFT_DBZ = 8.0, 3.0
 #: How many :data:`SOFT_DBZ` above or below a threshold count in full.
 SOFT_LIMIT = 5.0
 
-#: Lead times [min] at which the odds of a base are learnt, linear in between: factor and shift of the logit.
-#: They start as fitted to bases of ten radars.
+#: Lead times [min] at which it is chosen how far what was learnt is trusted, linear in between.
 KNOT_MINUTES = (0.0, 15.0, 30.0, 60.0)
-START_SLOPES, START_MIDDLES = (2.8, 1.7, 1.5, 1.1), (0.0, -0.4, -0.6, -1.0)
 
-#: Largest logarithm by which the odds of a base may be sharpened or blurred.
+#: How often reflectivity exceeded a threshold that a base is so many dB above: logits by lead time [min],
+#: pooled over thresholds from 15 to 40 dBZ and the events that shipped weights learnt from.
+ODDS_DB = (
+    -45.0, -30.0, -20.0, -14.0, -10.0, -7.0, -4.5, -2.5, -1.0,
+    0.0, 1.0, 2.5, 4.5, 7.0, 10.0, 14.0, 20.0, 30.0,
+)  # fmt: skip
+ODDS = {
+    10.0: (-8.89, -6.58, -5.37, -5.04, -4.23, -3.4, -2.46, -1.67, -0.9,
+           -0.31, 0.36, 1.13, 1.97, 2.87, 3.81, 4.77, 5.88, 7.56),
+    20.0: (-6.92, -5.24, -4.4, -4.1, -3.34, -2.66, -1.87, -1.29, -0.76,
+           -0.34, 0.08, 0.58, 1.2, 1.89, 2.58, 3.24, 4.17, 6.21),
+    30.0: (-6.03, -4.5, -3.9, -3.6, -2.95, -2.36, -1.66, -1.17, -0.76,
+           -0.41, -0.1, 0.31, 0.82, 1.42, 2.02, 2.54, 3.14, 4.16),
+    40.0: (-5.47, -4.1, -3.6, -3.35, -2.75, -2.17, -1.56, -1.14, -0.75,
+           -0.47, -0.23, 0.15, 0.59, 1.09, 1.62, 2.06, 2.43, 3.47),
+    50.0: (-5.16, -3.8, -3.35, -3.1, -2.61, -2.1, -1.53, -1.12, -0.79,
+           -0.56, -0.31, 0.03, 0.4, 0.85, 1.28, 1.69, 2.07, 2.94),
+    60.0: (-5.13, -3.7, -3.2, -2.95, -2.48, -1.98, -1.47, -1.08, -0.82,
+           -0.6, -0.36, -0.07, 0.25, 0.68, 1.07, 1.4, 1.68, 2.25),
+}  # fmt: skip
+
+#: Largest slope by which the odds of a base may be sharpened or blurred.
 LARGEST_SHARPENING = 1.0
 
 #: Step [min], cell [km], time [min] and speed [km/h] that networks are told in units of.
@@ -159,11 +178,12 @@ class Squares(NamedTuple):
 class Correction(Forecaster):
     r"""Corrects the odds, by a base forecast, that reflectivity exceeds a threshold.
 
-    With :math:`B_l` the base at lead l, :math:`\theta` a threshold and :math:`g(u) = u' / (1 + |u'| / 5)`,
+    With :math:`B_l` the base at lead l, :math:`\theta` a threshold, :math:`T_l(u)` the logit of how often
+    what the base has u above one exceeded it (:data:`ODDS`) and :math:`g(u) = u' / (1 + |u'| / 5)`,
     :math:`u' = u / 3\,\mathrm{dBZ}`,
 
     .. math::
-        \mathrm{logit}\, P(Z_l \ge \theta) = a_l\, e^{r_l} g(B_l - \theta) + b_l + s_l
+        \mathrm{logit}\, P(Z_l \ge \theta) = T_l(B_l - \theta) + s_l + r_l\, g(B_l - \theta)
 
     where the shift s and the sharpening r are maps that the core makes: its encoder takes in the newest
     frames, its decoder is shown the base of each lead and says something of it, and a head reads s and r from
@@ -177,7 +197,8 @@ class Correction(Forecaster):
 
     Convention: the cores of the papers continue frames of reflectivity; here a frame has the channels of an
     embedding, and the decoder is fed with the base of each lead in place of its own last forecast, so that it
-    is never exposed to its own errors. Its first output, for which it has seen no base yet, is not used.
+    is never exposed to its own errors. Its first output, for which it has seen no base yet, is not used. T is
+    counted, not learnt: else most of what a network learns is how sure the base is, which moves no rain.
 
     References:
         The cores' papers, see their modules. Probability matching: Ebert (2001),
@@ -186,6 +207,7 @@ class Correction(Forecaster):
     Attributes:
         trust: Factor of what was learnt, by knot of lead time and node of threshold ``(knot, node)``; set by
             what scored best on events that nothing was learnt from, 1 until then.
+        odds: T at the lead times of :data:`ODDS` and :data:`ODDS_DB`.
     """
 
     context = (
@@ -200,6 +222,7 @@ class Correction(Forecaster):
         "minutes",
     )
     trust: Tensor
+    odds: Tensor
 
     def __init__(self, config: CorrectionConfig) -> None:
         super().__init__()
@@ -221,8 +244,7 @@ class Correction(Forecaster):
             nn.SiLU(),
             last,
         )
-        self.slopes = nn.Parameter(torch.tensor(START_SLOPES))
-        self.middles = nn.Parameter(torch.tensor(START_MIDDLES))
+        self.register_buffer("odds", torch.tensor(list(ODDS.values())))
         self.register_buffer("trust", torch.ones(len(KNOT_MINUTES), len(config.nodes_dbz)))
 
     def crop_cells(self, usual: int, cell_km: float) -> int:
@@ -304,9 +326,13 @@ class Correction(Forecaster):
         maps: Tensor = self.head(torch.cat([said, shown], dim=1)).float()
         return maps.view(*base.shape[:2], *maps.shape[1:])
 
-    def odds(self, minutes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return slope a and middle b of the base's logits at lead times [min], of their shape."""
-        return _between(self.slopes.float(), minutes), _between(self.middles.float(), minutes)
+    def odds_at(self, minutes: Tensor) -> Tensor:
+        """Return T ``(..., k)`` at lead times ``(...)`` [min]; beyond the first and last as there."""
+        first, *_, last = ODDS
+        place = (minutes.clamp(first, last) - first) / (last - first) * (len(ODDS) - 1)
+        before = place.floor().clamp(max=len(ODDS) - 2)
+        share = (place - before)[..., None]
+        return torch.lerp(self.odds[before.long()], self.odds[before.long() + 1], share)
 
     def trusted(self, minutes: Tensor, node: int) -> Tensor:
         """Return the factor of the maps of a node at lead times [min], of their shape."""
@@ -345,9 +371,14 @@ class Correction(Forecaster):
             maps = maps * self.trusted(seen.minutes, node)[..., None, None, None]
             fine = enlarged(maps.flatten(0, 1), side)
             levels.append(fine.view(*maps.shape[:2], 2, *size)[..., : x.shape[-2], : x.shape[-1]])
-        slope, _ = self.odds(seen.minutes)
-        dbz = to_dbz(base[:, :, 0])
-        raised = raised_field(dbz, torch.stack(levels), slope[..., None, None], self.config.nodes_dbz)
+        dbz, said = to_dbz(base[:, :, 0]), torch.stack(levels, dim=2)  # (b, lead, node, 2, y, x)
+        odds, nodes = self.odds_at(seen.minutes), self.config.nodes_dbz
+        raised = torch.stack(
+            [
+                torch.stack([raised_field(*of_lead, nodes) for of_lead in zip(*of_sample, strict=True)])
+                for of_sample in zip(dbz, said, odds, strict=True)
+            ]
+        )
         pred = _in_order_of(raised, base[:, :, 0], context["known"][:, :, 0])
         return {"pred": pred[:, :, None], "aux": {}}
 
@@ -399,10 +430,9 @@ class Correction(Forecaster):
         )
         fine = fine.view(*base.shape[:2], *fine.shape[1:])[..., : base.shape[2], : base.shape[3]]
         shift, sharpening = fine.unbind(2)
-        slope, middle = (each[..., None, None] for each in self.odds(seen.minutes[:, slots]))
         level = threshold[:, None, None, None]
-        above = soft((to_dbz(base) - level) / SOFT_DBZ)
-        logits = slope * sharpened(above, sharpening) + middle + shift
+        above = to_dbz(base) - level
+        logits = logits_above(above, self.odds_at(seen.minutes[:, slots])) + said(above, shift, sharpening)
         reached = (to_dbz(target) >= level).to(logits)
         loss = functional.binary_cross_entropy_with_logits(logits, reached, reduction="none")
         share = ((to_dbz(base) >= level) & counted).float().mean((1, 2, 3), keepdim=True)
@@ -459,12 +489,38 @@ def soft(above: Tensor) -> Tensor:
     return above / (1 + above.abs() / SOFT_LIMIT)
 
 
-def sharpened(above: Tensor, sharpening: Tensor) -> Tensor:
-    """Return soft distances times the exponential of the sharpening, which is bounded."""
-    return above * torch.exp(sharpening.clamp(-LARGEST_SHARPENING, LARGEST_SHARPENING))
+def said(above: Tensor, shift: Tensor, sharpening: Tensor) -> Tensor:
+    """Return what maps add to the logit of exceeding a threshold that the base is so much above [dB]."""
+    bounded = sharpening.clamp(-LARGEST_SHARPENING, LARGEST_SHARPENING)
+    return shift + bounded * soft(above / SOFT_DBZ)
 
 
-def raised_field(dbz: Tensor, maps: Tensor, slope: Tensor, nodes_dbz: Sequence[float]) -> Tensor:
+def logits_above(above: Tensor, odds: Tensor) -> Tensor:
+    """Return T ``(..., y, x)`` of how much a base is above a threshold [dB], given T at :data:`ODDS_DB`.
+
+    Linear between those, and beyond them, too.
+
+    Args:
+        above: ``(..., y, x)``.
+        odds: ``(..., k)``.
+    """
+    knots = above.new_tensor(ODDS_DB)
+    place = torch.bucketize(above.contiguous(), knots[1:-1])
+    tables = torch.arange(odds[..., 0].numel(), device=above.device).view(*odds.shape[:-1], 1, 1)
+    index, flat = place + tables * len(ODDS_DB), odds.reshape(-1)
+    low, high = flat[index], flat[index + 1]
+    return low + (above - knots[place]) * (high - low) / (knots[place + 1] - knots[place])
+
+
+def above_of(logits: Tensor, odds: Tensor) -> Tensor:
+    """Return how much a base has to be above a threshold [dB] to have logits ``(...)``, given T ``(k,)``."""
+    knots = logits.new_tensor(ODDS_DB)
+    place = torch.bucketize(logits.contiguous(), odds[1:-1].contiguous())
+    low, high = odds[place], odds[place + 1]
+    return knots[place] + (logits - low) * (knots[place + 1] - knots[place]) / (high - low)
+
+
+def raised_field(dbz: Tensor, maps: Tensor, odds: Tensor, nodes_dbz: Sequence[float]) -> Tensor:
     r"""Return the field whose every value v is exceeded with the odds that a base of v has of exceeding v.
 
     With V(theta) the base value that has, uncorrected, the corrected odds of exceeding theta, it is the
@@ -472,22 +528,19 @@ def raised_field(dbz: Tensor, maps: Tensor, slope: Tensor, nodes_dbz: Sequence[f
     Cells without echo that are not raised by much stay as they are.
 
     Args:
-        dbz: The base [dBZ] ``(..., y, x)``.
-        maps: Shift and sharpening at each node ``(node, ..., 2, y, x)``.
-        slope: Slope of the base's logit, to be broadcast to ``dbz``.
+        dbz: The base [dBZ] ``(y, x)``.
+        maps: Shift and sharpening at each node ``(node, 2, y, x)``.
+        odds: T at :data:`ODDS_DB` ``(k,)``.
         nodes_dbz: The nodes, ascending; between them maps are linear in the threshold, beyond them constant.
     """
-    field = dbz.reshape(-1).clone()
-    flat = maps.movedim(-3, 1).reshape(len(nodes_dbz), 2, -1)
-    steepness = slope.expand_as(dbz).reshape(-1)
-    raised_enough = flat[0, 0] > LEAST_RAISED * steepness
-    cells = ((field > LOW_DBZ) | raised_enough).nonzero()[:, 0]
-    base, below = field[cells], field[:0]
-    flat, steepness = flat.index_select(2, cells), steepness[cells]
+    field, flat = dbz.reshape(-1).clone(), maps.flatten(2)
+    cells = ((field > LOW_DBZ) | (flat[0, 0] > LEAST_RAISED)).nonzero()[:, 0]
+    base, below, flat = field[cells], field[:0], flat.index_select(2, cells)
     for level in LEVELS_DBZ:
         shift, sharpening = _at_level(flat, nodes_dbz, level)
-        softly = sharpened(soft((base - level) / SOFT_DBZ), sharpening) + shift / steepness
-        above = SOFT_DBZ * _unsoft(softly)  # V(level) - level
+        apart = base - level
+        logits = logits_above(apart[:, None], odds)[:, 0] + said(apart, shift, sharpening)
+        above = above_of(logits, odds)  # V(level) - level
         value = level + above
         reached = above >= 0
         if level > LEVELS_DBZ[0]:
@@ -496,14 +549,14 @@ def raised_field(dbz: Tensor, maps: Tensor, slope: Tensor, nodes_dbz: Sequence[f
             value = torch.where(reached, value, level - LEVEL_STEP_DBZ * (1 - share))
         field[cells] = value
         still = reached.nonzero()[:, 0]
-        cells, below, base, steepness = (each[still] for each in (cells, above, base, steepness))
+        cells, below, base = cells[still], above[still], base[still]
         flat = flat.index_select(2, still)
     return field.view(dbz.shape)
 
 
-#: Shift, over the slope, from which on a cell without echo is looked at: less cannot raise it to the lowest
-#: of :data:`LEVELS_DBZ`.
-LEAST_RAISED = 2.0
+#: Shift of the logit from which on a cell without echo is looked at: less hardly raises it to the lowest of
+#: :data:`LEVELS_DBZ`.
+LEAST_RAISED = 1.5
 
 #: Thresholds [dBZ] at which corrected odds are compared, evenly spaced.
 LEVELS_DBZ = (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0, 55.0)
@@ -518,13 +571,6 @@ def _at_level(maps: Tensor, nodes_dbz: Sequence[float], level: float) -> Tensor:
         if level <= high:
             return torch.lerp(maps[node], maps[node + 1], (level - low) / (high - low))
     return maps[-1]
-
-
-def _unsoft(softly: Tensor) -> Tensor:
-    """Return what :func:`soft` made of it; beyond its bounds, far away."""
-    bounded = softly.clamp(-0.96 * SOFT_LIMIT, 0.96 * SOFT_LIMIT)
-    apart: Tensor = bounded / (1 - bounded.abs() / SOFT_LIMIT)
-    return apart
 
 
 def _between(knots: Tensor, minutes: Tensor) -> Tensor:

@@ -9,7 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from models.convlstm import ConvLSTMConfig
-from models.correction import KNOT_MINUTES, Correction, CorrectionConfig, pooled, raised_field, to_dbz
+from models.correction import (
+    KNOT_MINUTES,
+    ODDS,
+    ODDS_DB,
+    Correction,
+    CorrectionConfig,
+    above_of,
+    logits_above,
+    pooled,
+    raised_field,
+    to_dbz,
+)
 from models.registry import PRESETS, build
 
 TINY = CorrectionConfig(ConvLSTMConfig(hidden=(8,), patch=1, frame_channels=8), channels=8, slots=3)
@@ -136,28 +147,44 @@ def test_no_lattice_shows_at_the_period_of_squares():
         assert spectrum[at] < 2 * beside, f"a lattice of {period} cells"
 
 
+#: Odds that fall by a tenth of a logit per dB, whatever the lead.
+STRAIGHT = torch.tensor(ODDS_DB) / 10
+
+NODES = (20.0, 30.0, 40.0)
+
+
 def test_a_field_without_corrections_is_the_base_and_one_raised_is_raised():
-    base = torch.linspace(-10, 60, 701)[None]
-    none = torch.zeros(3, 2, 1, 701)
-    slope = torch.tensor(0.8)
-    torch.testing.assert_close(raised_field(base, none, slope, (20.0, 30.0, 40.0)), base, atol=1e-4, rtol=0)
-    # A shift of 0.4 in logits is 0.5 in soft distance: at the threshold, 3 dBZ * 0.5 / (1 - 0.5 / 5).
+    base, none = torch.linspace(-10, 60, 701)[None], torch.zeros(3, 2, 1, 701)
+    for odds in (STRAIGHT, *torch.tensor(list(ODDS.values()))):
+        torch.testing.assert_close(raised_field(base, none, odds, NODES), base, atol=1e-3, rtol=0)
     some = none.clone()
-    some[:, 0] = 0.4
-    raised = raised_field(base, some, slope, (20.0, 30.0, 40.0))
-    expected = 3 * 0.5 / (1 - 0.5 / 5)
-    rained = (base > 10) & (base < 50)
-    # v is exceeded with odds of a base v: g(B - v) + 0.5 = 0, whatever v is.
-    # Between the levels that are looked at it is interpolated.
-    torch.testing.assert_close(raised[rained], base[rained] + expected, atol=0.4, rtol=0)
+    some[:, 0] = 0.4  # as much as 4 dB of these odds
+    rained = (base > 5) & (base < 50)
+    raised = raised_field(base, some, STRAIGHT, NODES)
+    torch.testing.assert_close(raised[rained], base[rained] + 4.0, atol=1e-3, rtol=0)
 
 
 def test_maps_between_nodes_are_linear_in_the_threshold():
     base, maps = torch.full((1, 1), 25.0), torch.zeros(3, 2, 1, 1)
     maps[0, 0], maps[1, 0] = 1.0, -1.0  # up at 20 dBZ, down at 30: nothing at 25
-    assert raised_field(base, maps, torch.tensor(1.0), (20.0, 30.0, 40.0)).item() == pytest.approx(
-        25.0, abs=1e-3
-    )
+    assert raised_field(base, maps, STRAIGHT, NODES).item() == pytest.approx(25.0, abs=1e-3)
+
+
+def test_odds_are_linear_between_what_was_counted_and_turn_back():
+    net = tiny()
+    odds = net.odds_at(torch.tensor([[3.0, 15.0, 90.0]]))
+    tables = torch.tensor(list(ODDS.values()))
+    torch.testing.assert_close(odds[0, 0], tables[0])
+    torch.testing.assert_close(odds[0, 1], (tables[0] + tables[1]) / 2)
+    torch.testing.assert_close(odds[0, 2], tables[-1])
+    above = torch.tensor([-60.0, -12.0, 0.0, 0.5, 40.0])[None, None, :, None].expand(1, 3, -1, 1)
+    logits = logits_above(above, odds)
+    assert logits[0, 0, 1, 0] == pytest.approx((tables[0, 3] + tables[0, 4]).item() / 2, abs=1e-5)
+    assert logits[0, 2, 3, 0] == pytest.approx((tables[-1, 9] + tables[-1, 10]).item() / 2, abs=1e-5)
+    for lead in range(3):
+        torch.testing.assert_close(
+            above_of(logits[0, lead], odds[0, lead]), above[0, lead], atol=1e-3, rtol=0
+        )
 
 
 def test_what_is_not_observed_is_neither_dry_nor_wet():

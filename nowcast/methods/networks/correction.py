@@ -106,11 +106,10 @@ class CorrectionNetwork(Method):
         for lead in range(1, leads + 1):
             base = bases.pop(lead)
             known = _carried(_at(maps, nodes, lead), side, trajectory.displacement(lead))
-            slope, _ = self.network.odds(torch.tensor(step * lead))
+            nodes_dbz, maps_there = self.network.config.nodes_dbz, torch.from_numpy(known)
             with torch.inference_mode():
-                raised = raised_field(
-                    torch.from_numpy(base), torch.from_numpy(known), slope, self.network.config.nodes_dbz
-                )
+                odds = self.network.odds_at(torch.tensor(step * lead)).cpu()
+                raised = raised_field(torch.from_numpy(base), maps_there, odds, nodes_dbz)
             yield in_order_of(raised.numpy(), base)
 
     def _new_engine(self, minutes: tuple[float, ...], step: float, square_km: float) -> tuple[Maps, Engine]:
