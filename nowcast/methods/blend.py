@@ -32,7 +32,7 @@ IN_PLACE, OLDER, SMOOTH, _UNFADED = range(len(RULES))
 EXAMINED_MINUTES = (30.0, 45.0)
 
 #: Weights that a forecast of an hour has when nothing is known of an event, and how firmly each is believed:
-#: as a share of the variance of the field. Chosen in nearly every case where one event of thirteen radars was
+#: as a share of the variance of the field. Chosen in nearly every case where one event of twelve radars was
 #: left out (docs/decisions/0025-the-last-hour-decides.md).
 PRIOR = np.array([0.15, 0.2, 0.2, 0.0])
 FIRMNESS = np.array([0.004, 0.04, 0.04, 0.04])
