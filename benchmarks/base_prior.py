@@ -7,7 +7,10 @@ events are named.
 
     python -m benchmarks base_prior --data DATA [--events FILE] [--issues N]
 
-The prior of the package has four issue times of an event.
+The prior of the package has four issue times of an event. A correction is known from its ``skill.json``, of
+other events: it enters as the base with as many times its hits as there.
+
+    python -m benchmarks base_prior --corrections nowcast/weights/scs nowcast/weights/crn
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from nowcast.methods.method import Method
 from nowcast.methods.shipped_scores import PRIOR_FILE, Prior, read_prior, write_prior
 from nowcast.names import BLEND, EXTRAPOLATION, SPROG
 from nowcast.scores.judged import JUDGED_DBZ
-from nowcast.scores.skillfile import Skill, pooled
+from nowcast.scores.skillfile import SKILL_FILE, Skill, pooled, read_skill, shared
 from nowcast.scores.tally import Tally
 
 #: What the base takes the place of: no longer among what the gate chooses from.
@@ -50,6 +53,32 @@ def with_base(prior: Prior, skill: Skill) -> Prior:
             beside[BLEND, lead] = own
     others = prior.provenance.split(f"; {BLEND}")[0]
     return Prior(counts, f"{others}; {BLEND} on {len(skill.events)} training events", beside)
+
+
+def with_correction(prior: Prior, name: str, skill: Skill) -> Prior:
+    """Return a prior with a correction: the base's counts, its hits as many times as on other events.
+
+    A correction keeps the base's areas, so what it hits more it misses less, and is as much less false.
+
+    Args:
+        prior: With the base.
+        name: Of the correction.
+        skill: What it and the base scored.
+    """
+    mine, base = (pooled(scored) for scored in shared(skill.events, skill.references[BLEND]))
+    counts, beside = dict(prior.counts), dict(prior.beside)
+    for lead in sorted(lead for method, lead in prior.counts if method == BLEND):
+        nearest = min(mine, key=lambda known: (abs(known - lead), known))
+        own, others = counts_of(mine[nearest])[0], counts_of(base[nearest])[0]
+        hits, misses, false_alarms = prior.counts[BLEND, lead]
+        more = hits * np.divide(own, others, out=np.ones_like(own), where=others > 0) - hits
+        more = np.minimum(more, np.minimum(misses, false_alarms))
+        counts[name, lead] = np.stack([hits + more, misses - more, false_alarms - more])
+        if (BLEND, lead) in beside:
+            beside[name, lead] = beside[BLEND, lead]
+    parts = [part for part in prior.provenance.split("; ") if not part.startswith(f"{name} ")]
+    told = f"{name} with as many times the base's hits as on {len(skill.events)} events it never saw"
+    return Prior(counts, "; ".join([*parts, told]), beside)
 
 
 def patterns_in(text: str) -> tuple[str, ...]:
@@ -85,22 +114,30 @@ def _events(archive: Archive, patterns: Sequence[str]) -> Iterator[Event]:
 def main() -> None:
     """Score the base and write the prior."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="data directory with the training archive")
+    parser.add_argument("--data", type=Path, help="data directory with the training archive")
+    parser.add_argument("--corrections", type=Path, nargs="*", default=[], help="folders of checkpoints")
     parser.add_argument("--events", type=Path, help="patterns of names of the events to score on")
     parser.add_argument("--issues", type=int, default=4, help="issue times of an event")
     parser.add_argument("--prior", type=Path, default=PRIOR_FILE)
     parser.add_argument("--json", type=Path, help="has no effect")
     arguments = parser.parse_args()
+    if arguments.data is not None:
+        write_prior(arguments.prior, with_base(read_prior(arguments.prior), _base_skill(arguments)))
+    for folder in arguments.corrections:
+        known = read_prior(arguments.prior)
+        write_prior(arguments.prior, with_correction(known, folder.name, read_skill(folder / SKILL_FILE)))
+
+
+def _base_skill(arguments: argparse.Namespace) -> Skill:
+    """Return what base and extrapolation score on what was asked for."""
     archive = Archive(arguments.data / "archive")
     if arguments.events:
         events = list(_events(archive, patterns_in(arguments.events.read_text())))
-        skill = score_events(
+        return score_events(
             archive, events, Blend(), [Extrapolation()], most=arguments.issues,
             report=lambda what, done, total: print(f"{what} {done} of {total}", flush=True),
         )  # fmt: skip
-    else:
-        skill = where_the_network_was(archive, arguments.issues)
-    write_prior(arguments.prior, with_base(read_prior(arguments.prior), skill))
+    return where_the_network_was(archive, arguments.issues)
 
 
 if __name__ == "__main__":

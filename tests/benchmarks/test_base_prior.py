@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from benchmarks.base_prior import patterns_in, with_base
+from benchmarks.base_prior import patterns_in, with_base, with_correction
 from nowcast.methods.shipped_scores import Prior
 from nowcast.scores.skillfile import Skill
 from nowcast.scores.tally import Tally
@@ -53,3 +53,26 @@ def test_on_the_same_pixels_extrapolation_is_not_told_twice():
     assert prior.beside == {}
     assert prior.evidence(["blend"])["blend", 5][1].tolist() == same.tolist()
     assert set(with_base(Prior({("extrapolation", 5): same + 1}), skill).beside) == {("blend", 5)}
+
+
+def test_a_correction_has_as_many_times_the_hits_of_the_base_as_elsewhere():
+    base = np.array([[600.0, 300.0, 0.0], [400.0, 100.0, 10.0], [90.0, 200.0, 0.0]])
+    counts = {
+        ("blend", 5): base,
+        ("blend", 10): base,
+        ("extrapolation", 5): base,
+        ("extrapolation", 10): base,
+    }
+    beside = {("blend", 5): base - base / 10}
+    skill = Skill(scored(10), {"blend": scored(8), "extrapolation": scored(6)})  # a quarter more hits
+    prior = with_correction(Prior(counts, "somewhere", beside), "scs", skill)
+    for lead in (5, 10):  # of ten minutes nothing is known but what is of five
+        assert prior.counts["scs", lead].tolist() == [
+            [690.0, 375.0, 0.0],  # no more than what was false
+            [310.0, 25.0, 10.0],
+            [0.0, 125.0, 0.0],
+        ]
+    assert prior.beside["scs", 5].tolist() == (base - base / 10).tolist()
+    again = with_correction(prior, "scs", skill)
+    assert again.provenance == prior.provenance
+    assert prior.provenance.startswith("somewhere; scs with as many times")
