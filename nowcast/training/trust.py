@@ -15,7 +15,7 @@ from nowcast.training.gains import Gains
 from nowcast.training.sequences import Shape, Tiles
 
 #: Factors that are tried, the least first: of two that are as good, the lesser one is taken.
-FACTORS = (0.0, 0.35, 0.7, 1.0, 1.4)
+FACTORS = (0.0, 0.5, 1.0, 1.5)
 
 #: Gain [%] that a larger factor must bring over a lesser one.
 LEAST_GAIN = 0.02

