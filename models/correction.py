@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -322,7 +323,8 @@ class Correction(Forecaster):
         shown = embedded.view(*fields.shape[:2], *embedded.shape[1:])[:, times:].flatten(0, 1)
         body, last = self.head[:-1], self.head[-1]
         features = body(torch.cat([said, shown], dim=1))
-        with torch.autocast(features.device.type, enabled=False):  # what is added to odds is exact
+        halved = features.dtype != torch.float32  # but what is added to odds is exact
+        with torch.autocast(features.device.type, enabled=False) if halved else nullcontext():
             maps: Tensor = last(features.float())
         return maps.view(*base.shape[:2], *maps.shape[1:])
 
