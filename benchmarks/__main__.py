@@ -1,6 +1,9 @@
 """Measurements, one after the other: ``python -m benchmarks [NAME...] [OPTION...]``; JSON in build/bench.
 
-Without a name all are taken that end within minutes. Options are handed on; ``NAME --help`` tells them.
+Without a name all are taken that end within minutes on a CPU. Options are handed on; ``NAME --help`` tells
+them. By name alone: ``skill``, ``duels`` and ``cross_validation``, which take up to hours, and ``gpu``, which
+runs tests, times networks and trains corrections on a GPU in less than ten minutes (``gpu --dry-run``: the
+same on the CPU, at toy size).
 """
 
 from __future__ import annotations
@@ -10,8 +13,7 @@ import sys
 from itertools import takewhile
 from pathlib import Path
 
-#: What is measured, in the order of the data's way, and at last the code itself. ``skill`` and ``duels``
-#: take up to hours, so they have to be asked for.
+#: What is measured, in the order of the data's way, and at last the code itself.
 NAMES = (
     "ingest",
     "extrapolation",
@@ -27,6 +29,9 @@ NAMES = (
 
 def main() -> None:
     """Run the named measurements, or all, each in a process of its own."""
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__ + "\nNames taken without one: " + ", ".join(NAMES))
+        return
     folder = Path("build/bench")
     folder.mkdir(parents=True, exist_ok=True)
     failed = []

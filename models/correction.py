@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -175,6 +176,24 @@ class Squares(NamedTuple):
     step_minutes: Tensor
 
 
+class Choices(NamedTuple):
+    """What one step of the training looks at; its random part, so that a device need not be waited for.
+
+    Attributes:
+        side: Side of the squares [cells].
+        threshold_dbz: The threshold of each sequence ``(b,)``.
+        slots: The leads looked at, ascending ``(lead,)``.
+        rows: The rows looked at, evenly spaced; as many as there are for every first row.
+        columns: The columns likewise.
+    """
+
+    side: int
+    threshold_dbz: Tensor
+    slots: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
 class Correction(Forecaster):
     r"""Corrects the odds, by a base forecast, that reflectivity exceeds a threshold.
 
@@ -264,8 +283,9 @@ class Correction(Forecaster):
         step_minutes: Tensor,
         cell_km: Tensor,
         minutes: Tensor,
+        side: int,
     ) -> Squares:
-        """Return what is seen of frames and bases, all in the moving air, of grids of one width of cells.
+        """Return what is seen of frames and bases, all in the moving air, of grids of one side of squares.
 
         Args:
             x: Frames ``(b, t, 1, y, x)`` in [0, 1].
@@ -276,10 +296,10 @@ class Correction(Forecaster):
             in_place_known: Where the newest frame in place is known.
             motion: Southward and eastward ``(b, 2, 1, y, x)`` [km/h].
             step_minutes: Time between frames ``(b,)``.
-            cell_km: Width of the cells ``(b,)``, all alike.
+            cell_km: Width of the cells ``(b,)``.
             minutes: The leads ``(b, lead)``.
+            side: Side of the squares [cells].
         """
-        side = self.config.square_cells(float(cell_km[0]))
         newest = x[:, -self.config.frames :], observed[:, -self.config.frames :]
         sizes = side * cell_km / self.config.square_km
         logarithms = torch.stack([step_minutes / STEP_UNIT_MINUTES, sizes], dim=1).log2()
@@ -323,7 +343,11 @@ class Correction(Forecaster):
         said = self.core.roll_out(past, base.shape[1] + 1, Feedback(base))["pred"][:, 1:]
         said = enlarged(said.flatten(0, 1), self.config.stride)[..., : shape[-2], : shape[-1]]
         shown = embedded.view(*fields.shape[:2], *embedded.shape[1:])[:, times:].flatten(0, 1)
-        maps: Tensor = self.head(torch.cat([said, shown], dim=1)).float()
+        body, last = self.head[:-1], self.head[-1]
+        features = body(torch.cat([said, shown], dim=1))
+        halved = features.dtype != torch.float32  # but what is added to odds is exact
+        with torch.autocast(features.device.type, enabled=False) if halved else nullcontext():
+            maps: Tensor = last(features.float())
         return maps.view(*base.shape[:2], *maps.shape[1:])
 
     def odds_at(self, minutes: Tensor) -> Tensor:
@@ -362,8 +386,8 @@ class Correction(Forecaster):
         """
         self._check(x, horizon, teacher, teacher_mask)
         base, context = self._context_of(x, horizon, guess, told)
-        seen = self.squares(x, base, **context)
         side = self.config.square_cells(float(context["cell_km"][0]))
+        seen = self.squares(x, base, **context, side=side)
         size = (side * seen.base.shape[-2], side * seen.base.shape[-1])
         levels = []
         for node, threshold in enumerate(self.config.nodes_dbz):
@@ -398,41 +422,44 @@ class Correction(Forecaster):
         progress: float = 0.0,
         generator: torch.Generator | None = None,
         guess: Tensor | None = None,
+        choices: Choices | None = None,
         **told: Tensor,
     ) -> dict[str, Tensor]:
         """Return the cross-entropy of exceeding a threshold, drawn for each sequence, at a few leads.
 
         What counts is observed at issue time and lead, and covered by the base. Sequences with little rain
         above their threshold weigh as the root of its share.
+
+        Args:
+            x: Frames ``(b, t, 1, y, x)`` in [0, 1].
+            target: Frames that followed ``(b, lead, 1, y, x)``.
+            valid: Boolean, of the target's shape: where it is observed. Everywhere if left out.
+            progress: Has no effect.
+            generator: Source of all random decisions.
+            guess: Base of each lead ``(b, lead, 1, y, x)``; the newest frame if left out.
+            choices: Those decisions, in place of a generator: then nothing waits for the device.
+            **told: What else :meth:`squares` takes; what is left out is taken for granted.
         """
-        config, horizon = self.config, target.shape[1]
-        base, context = self._context_of(x, horizon, guess, told)
+        base, context = self._context_of(x, target.shape[1], guess, told)
         counted = context["known"] & context["observed"][:, -1:]
         counted = counted if valid is None else counted & valid
-        threshold = self._drawn(x, generator)
-        seen = self.squares(x, base, **context)
+        if choices is None:
+            choices = self._drawn(x, counted, float(context["cell_km"][0]), generator)
+        side, threshold, slots, rows, columns = choices
+        seen = self.squares(x, base, **context, side=side)
         maps = self.maps(seen, threshold)
-        slots = counted.transpose(0, 1).flatten(1).any(1).nonzero().flatten()
-        slots = slots if len(slots) else slots.new_zeros(1)  # a loss of 0 is still a loss
-        order = torch.randperm(len(slots), generator=generator)[: config.leads_a_step]
-        slots = slots[order.to(slots.device)].sort().values
-        side = config.square_cells(float(context["cell_km"][0]))
-        # One cell of each square of two is looked at: its neighbours tell little more, and take as long.
-        every = 2 if side % 2 == 0 else side
-        row, column = torch.randint(every, (2,), generator=generator).tolist()
-        chosen = (slice(None), slots, 0, slice(row, None, every), slice(column, None, every))
-        base, target, counted = base[chosen], target[chosen], counted[chosen]
-        fine = maps[:, slots].flatten(0, 1)
-        fine = (
-            functional.interpolate(fine, scale_factor=side // every, mode="bilinear")
-            if side > every
-            else fine
+        base, target, counted = (
+            each[:, :, 0].index_select(1, slots).index_select(2, rows).index_select(3, columns)
+            for each in (base, target, counted)
         )
+        fine = maps.index_select(1, slots).flatten(0, 1)
+        fine = enlarged(fine, side // self.looked_at(side))
         fine = fine.view(*base.shape[:2], *fine.shape[1:])[..., : base.shape[2], : base.shape[3]]
         shift, sharpening = fine.unbind(2)
         level = threshold[:, None, None, None]
         above = to_dbz(base) - level
-        logits = logits_above(above, self.odds_at(seen.minutes[:, slots])) + said(above, shift, sharpening)
+        odds = self.odds_at(seen.minutes.index_select(1, slots))
+        logits = logits_above(above, odds) + said(above, shift, sharpening)
         reached = (to_dbz(target) >= level).to(logits)
         loss = functional.binary_cross_entropy_with_logits(logits, reached, reduction="none")
         share = ((to_dbz(base) >= level) & counted).float().mean((1, 2, 3), keepdim=True)
@@ -442,12 +469,37 @@ class Correction(Forecaster):
             "cross_entropy": masked_mean(loss.detach(), counted),
         }
 
-    def _drawn(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return a threshold ``(b,)`` [dBZ] for each sequence, hardly above its strongest echo."""
+    def drawn_threshold(self, x: Tensor, share: Tensor) -> Tensor:
+        """Return thresholds ``(b,)`` [dBZ], hardly above the strongest echo, from shares in [0, 1]."""
         strongest = to_dbz(x[:, -1]).flatten(1).amax(1)
         highest = strongest.clamp(ALWAYS_DRAWN_DBZ, HIGHEST_DRAWN_DBZ)
-        share = torch.rand(len(x), generator=generator).to(x)
         return LOWEST_DRAWN_DBZ + share * (highest - LOWEST_DRAWN_DBZ)
+
+    @staticmethod
+    def looked_at(side: int) -> int:
+        """Return the distance [cells] of the cells that the training looks at in squares of a side.
+
+        It is one cell of each square of two: its neighbours tell little more, and take as long.
+        """
+        return 2 if side % 2 == 0 else side
+
+    def _drawn(
+        self, x: Tensor, counted: Tensor, cell_km: float, generator: torch.Generator | None
+    ) -> Choices:
+        """Return what a step looks at, among the leads at which anything counts."""
+        threshold = self.drawn_threshold(x, torch.rand(len(x), generator=generator).to(x))
+        slots = counted.transpose(0, 1).flatten(1).any(1).nonzero().flatten()
+        slots = slots if len(slots) else slots.new_zeros(1)  # a loss of 0 is still a loss
+        order = torch.randperm(len(slots), generator=generator)[: self.config.leads_a_step]
+        slots = slots[order.to(slots.device)].sort().values
+        side = self.config.square_cells(cell_km)
+        every = self.looked_at(side)
+        first = torch.randint(every, (2,), generator=generator).tolist()
+        rows, columns = (
+            torch.arange(start, cells, every, device=x.device)
+            for start, cells in zip(first, x.shape[-2:], strict=True)
+        )
+        return Choices(side, threshold, slots, rows, columns)
 
     def _context_of(
         self, x: Tensor, horizon: int, guess: Tensor | None, told: dict[str, Tensor]

@@ -127,6 +127,10 @@ class Draws(Dataset[Batch]):
             shares[of_radar] = np.sqrt(rain[of_radar].sum()) * _shares(np.sqrt(rain[of_radar]))
         return _shares(shares)
 
+    def probabilities(self) -> list[NDArray[np.float64]]:
+        """Return how probably each tile of each event is drawn."""
+        return [share * of_tiles for share, of_tiles in zip(self._of_events, self._of_tiles, strict=True)]
+
     def __getitem__(self, number: int) -> Batch:
         """Return one draw, without the batch's axis."""
         random = np.random.default_rng((self.seed, number))

@@ -13,6 +13,7 @@ from models.correction import (
     KNOT_MINUTES,
     ODDS,
     ODDS_DB,
+    Choices,
     Correction,
     CorrectionConfig,
     above_of,
@@ -113,10 +114,10 @@ def test_all_is_relative_to_the_threshold():
     context["observed"] = torch.ones_like(context["observed"])
     context["known"] = context["in_place_known"] = torch.ones_like(context["known"])
     context["in_place"] = context["in_place"].clamp(min=0.2)
-    maps = net.maps(net.squares(x, base, **context), torch.tensor([25.0]))
+    maps = net.maps(net.squares(x, base, **context, side=4), torch.tensor([25.0]))
     up = raise_dbz / 70
     context["in_place"] = context["in_place"] + up
-    raised = net.maps(net.squares(x + up, base + up, **context), torch.tensor([25.0 + raise_dbz]))
+    raised = net.maps(net.squares(x + up, base + up, **context, side=4), torch.tensor([25.0 + raise_dbz]))
     torch.testing.assert_close(raised, maps, atol=1e-4, rtol=0)
     assert maps.std() > 0.01
 
@@ -125,9 +126,9 @@ def test_all_is_relative_to_the_threshold():
 def test_the_far_corner_has_no_say():
     net = tiny(learnt=True)
     x, base, context = showers(1, 4, 256, 64), showers(1, 3, 256, 64, seed=2), told(rows=256, columns=64)
-    here = net.maps(net.squares(x, base, **context), torch.tensor([25.0]))
+    here = net.maps(net.squares(x, base, **context, side=4), torch.tensor([25.0]))
     x[..., -16:, :], base[..., -16:, :] = 1.0, 1.0
-    there = net.maps(net.squares(x, base, **context), torch.tensor([25.0]))
+    there = net.maps(net.squares(x, base, **context, side=4), torch.tensor([25.0]))
     torch.testing.assert_close(there[..., :12, :], here[..., :12, :], atol=1e-6, rtol=0)
     assert not torch.equal(there[..., -8:, :], here[..., -8:, :])
 
@@ -271,3 +272,56 @@ def test_squares_are_of_the_same_size_on_the_ground():
     assert sides == {0.25: 4, 0.5: 4, 1.0: 4, 1.2: 3, 2.0: 2, 2.5: 2, 5.0: 1}
     assert tiny().crop_cells(192, 2.0) == 96
     assert to_dbz(torch.tensor(0.5)) == 25.0
+
+
+def drawn_as_a_step_does(net: Correction, x: Tensor, counted: Tensor, side: int, seed: int) -> Choices:
+    """What a step draws, spelt out with strides."""
+    generator = torch.Generator().manual_seed(seed)
+    strongest = to_dbz(x[:, -1]).flatten(1).amax(1)
+    threshold = 10 + torch.rand(len(x), generator=generator) * (strongest.clamp(25, 45) - 10)
+    slots = counted.flatten(2).any(2).any(0).nonzero().flatten()
+    order = torch.randperm(len(slots), generator=generator)[: net.config.leads_a_step]
+    row, column = torch.randint(2, (2,), generator=generator).tolist()
+    rows, columns = torch.arange(x.shape[-2])[row::2], torch.arange(x.shape[-1])[column::2]
+    return Choices(side, threshold, slots[order].sort().values, rows, columns)
+
+
+def test_given_choices_teach_what_drawn_ones_do():
+    net = tiny(replace(TINY, leads_a_step=2), learnt=True)
+    x, base, target = (showers(2, n, ROWS, COLUMNS, seed=n) for n in (4, 3, 3))
+    context, valid = told(2), torch.ones_like(target, dtype=torch.bool)
+    valid[:, 1] = False
+    counted = valid & context["known"] & context["observed"][:, -1:]
+    gradients, losses = [], []
+    for drawn in (
+        {"generator": torch.Generator().manual_seed(7)},
+        {"choices": drawn_as_a_step_does(net, x, counted, side=4, seed=7)},
+    ):
+        net.zero_grad()
+        parts = net.training_loss(x, target, valid=valid, guess=base, **context, **drawn)
+        parts["loss"].backward()
+        losses.append(parts["loss"].detach())
+        gradients.append([weight.grad.clone() for weight in net.parameters()])
+    assert torch.equal(*losses)
+    assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_what_is_added_to_odds_is_exact_in_half_precision(name, monkeypatch):
+    net = build(PRESETS[name])
+    nn.init.normal_(net.head[-1].weight, std=0.1)
+    x, base, target = (showers(1, n, ROWS, COLUMNS, seed=n) for n in (4, 3, 3))
+    seen, compare = [], nn.functional.binary_cross_entropy_with_logits
+
+    def recorded(logits: Tensor, reached: Tensor, **how: str) -> Tensor:
+        seen.extend([logits.dtype, reached.dtype])
+        return compare(logits, reached, **how)
+
+    monkeypatch.setattr(nn.functional, "binary_cross_entropy_with_logits", recorded)
+    drawn = torch.Generator().manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        net.head[0].register_forward_hook(lambda *_: seen.append(_[-1].dtype))
+        net.head[-1].register_forward_hook(lambda *_: seen.append(_[-1].dtype))
+        parts = net.training_loss(x, target, guess=base, generator=drawn, **told())
+    assert seen == [torch.bfloat16, *[torch.float32] * 3]
+    assert {part.dtype for part in parts.values()} == {torch.float32}

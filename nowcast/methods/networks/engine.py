@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ TOLERANCE = 0.0005
 
 #: Cells of the strip of rain on which the reach is measured.
 STRIP_ROWS, STRIP_COLUMNS = 32, 2 * MOST_REACH
+
+#: Kinds of devices on which networks run in bfloat16 where that is safe.
+HALVING = ("cuda",)
 
 
 class Engine:
@@ -156,20 +159,25 @@ class Engine:
         """Return from how many cells away other rain changes a forecast; measured once.
 
         Two strips of rain have one half in common; how far their forecasts differ into that is the reach.
+        It is measured in float32, for one step of bfloat16 near 1 is eight times :data:`TOLERANCE`.
         """
         if (frames, leads) not in self._reaches:
             half = STRIP_COLUMNS // 2
             rain, other = _rain(2, frames, STRIP_ROWS, STRIP_COLUMNS)
             other[..., half:] = rain[..., half:]
-            differ = (self._run(rain[None], leads) - self._run(other[None], leads)).abs() > TOLERANCE
+            one, two = (self._run(strip[None], leads, exact=True) for strip in (rain, other))
+            differ = (one - two).abs() > TOLERANCE
             columns = differ[..., half:].flatten(0, -2).any(0).nonzero()
             self._reaches[frames, leads] = int(columns.max()) + 1 if len(columns) else 0
         return self._reaches[frames, leads]
 
-    def _run(self, x: Tensor, leads: int) -> Tensor:
-        """Return the forecast ``(b, lead, y, x)`` of frames ``(b, t, y, x)``, both in main memory."""
+    def _run(self, x: Tensor, leads: int, *, exact: bool = False) -> Tensor:
+        """Return the forecast ``(b, lead, y, x)`` of frames ``(b, t, y, x)``, both in main memory.
+
+        ``exact`` means in float32, and without the rounding of its convolutions' operands.
+        """
         try:
-            pred = self._call(x, leads)
+            pred = self._call(x, leads, exact)
         except torch.OutOfMemoryError as error:
             raise NetworkError("the device has not enough memory") from error
         except RuntimeError as error:
@@ -179,18 +187,25 @@ class Engine:
             for cell in self._cells:
                 cell._compiled_call_impl = None
             self._cells = []
-            pred = self._call(x, leads)
+            pred = self._call(x, leads, exact)
         if not bool(torch.isfinite(pred).all()):
             raise NetworkError("the network's forecast has values that are not finite")
         return pred
 
-    def _call(self, x: Tensor, leads: int) -> Tensor:
-        with self._precision():
+    def _call(self, x: Tensor, leads: int, exact: bool) -> Tensor:
+        with self._precision(exact):
             pred: Tensor = self.network(x[:, :, None].to(self.device), leads)["pred"]
         return pred[:, :, 0].float().cpu()
 
-    def _precision(self) -> AbstractContextManager[object]:
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+    @contextmanager
+    def _precision(self, exact: bool) -> Iterator[None]:
+        kind, rounding = self.device.type, torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = rounding and not exact
+        try:
+            with torch.autocast(kind, torch.bfloat16, enabled=kind in HALVING and not exact):
+                yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = rounding
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

@@ -225,6 +225,25 @@ def test_a_device_without_memory_is_an_error_of_ours():
         Engine(Hungry(), CPU).forecast([showers(20, 20)], 2, PLENTY, encode=encode)
 
 
+def test_the_reach_is_measured_in_float32_where_forecasts_are_not(monkeypatch):
+    class Recorded(Blur):
+        halved: list[bool]
+
+        def forward(self, x: Tensor, leads: int) -> dict[str, Tensor]:
+            self.halved.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(x, leads)
+
+    monkeypatch.setattr(module, "HALVING", ("cpu",))
+    network = Recorded(3)
+    network.halved = []
+    engine = Engine(network, CPU)
+    engine.forecast([showers(20, 20)], 2, PLENTY, encode=encode)
+    assert all(network.halved)
+    network.halved.clear()
+    assert engine._reach(3, 2) > 0
+    assert network.halved == [False, False]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler itself

@@ -1,0 +1,1 @@
+"""What a GPU is good for here: tests, times of networks, and a training of minutes."""
