@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from models.stmoe.network import STMoEConfig
 #: Channels of what wide corrections see and say.
 CHANNELS = 64
 
-#: Wide corrections by name: the presets' options, with cores of 64 to 128 channels.
+#: Wide corrections by name: the presets' options, with cores of 64 to 128 channels,
+#: such that 16-bit weights take less than 16 MiB, which is the most that comes back in one file.
 WIDE = {
     "scs_wide": CorrectionConfig(
         SCSConfig(
@@ -52,7 +54,7 @@ WIDE = {
         channels=CHANNELS,
     ),
     "crn_wide": CorrectionConfig(
-        CRNConfig(hidden=(128, 128), patch=1, frame_channels=CHANNELS), channels=CHANNELS
+        CRNConfig(hidden=(96, 96), patch=1, frame_channels=CHANNELS), channels=CHANNELS
     ),
 }
 
@@ -92,7 +94,7 @@ def measure(device: torch.device, *, dry: bool) -> dict[str, Any]:
         served = Served(config, grid)
         channels_last(served.to(device))
         x = torch.rand(served.shape, generator=torch.Generator().manual_seed(2)).to(device)
-        report = variants(lambda served=served, x=x: served(x), device, counter.get_total_flops())
+        report = variants(partial(served, x), device, counter.get_total_flops())
         report["parameters"] = sum(weight.numel() for weight in served.parameters())
         results["corrections"][name] = report
         print(row(name, report, rate), flush=True)

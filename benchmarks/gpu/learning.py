@@ -63,9 +63,9 @@ class Step:
         self.numbers = torch.zeros(batch + 1, NUMBERS, device=self._device)
         self.total = torch.zeros((), device=self._device)
         self._rate = torch.zeros((), device=self._device)
-        self._weights = list(network.parameters())
+        self._weights: list[Tensor] = list(network.parameters())
         self.mean = deepcopy(network).requires_grad_(False)
-        self._means = list(self.mean.parameters())
+        self._means: list[Tensor] = list(self.mean.parameters())
         on_gpu = self._device.type == "cuda"
         self._optimiser = torch.optim.AdamW(
             self._weights, lr=self._rate, weight_decay=WEIGHT_DECAY, fused=on_gpu or None, capturable=on_gpu
@@ -107,7 +107,8 @@ class Step:
         loss.backward()  # type: ignore[no-untyped-call]
         clip_grad_norm_(self._weights, CLIP_NORM)
         self._optimiser.step()
-        torch._foreach_lerp_(self._means, self._weights, 1 - EMA_DECAY)
+        with torch.no_grad():
+            torch._foreach_lerp_(self._means, self._weights, 1 - EMA_DECAY)
         self.total += parts["cross_entropy"]
         return loss.detach()
 

@@ -19,12 +19,12 @@ LARGE, TOY_LARGE = (16, 512, 3, 128), (1, 16, 3, 16)
 
 
 class Replayed:
-    """A call that is captured as a CUDA graph and replayed; on the CPU it is just made again.
+    """A call that is captured as a CUDA graph and replayed; on the CPU, or if not to be, it is made again.
 
     What it reads must stay where it is, and what it returns is overwritten by the next one.
     """
 
-    def __init__(self, call: Callable[[], Tensor], device: torch.device) -> None:
+    def __init__(self, call: Callable[[], Tensor], device: torch.device, *, capture: bool = True) -> None:
         """Make the call a few times, then capture it.
 
         Raises:
@@ -32,7 +32,7 @@ class Replayed:
         """
         self._call, self._graph = call, None
         self.result = torch.empty(0)
-        if device.type != "cuda":
+        if device.type != "cuda" or not capture:
             return
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -105,9 +105,9 @@ def variants(call: Callable[[], Tensor], device: torch.device, flop: int) -> dic
             try:
                 half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
                 with torch.inference_mode(), half:
-                    subject = Replayed(call, device) if how == "graph" else call
+                    subject = Replayed(call, device, capture=how == "graph")
                     taken = milliseconds(subject, device)
-                    last = (subject.result if isinstance(subject, Replayed) else subject()).float()
+                    last = subject.result.float()
                 exact = last.clone() if exact is None else exact
                 report["ms"][name] = taken
                 report["gflop_s"][name] = flop / taken / 1e6
