@@ -337,7 +337,7 @@ def test_plans_that_mean_nothing_are_refused(archive: Archive, tmp_path: Path) -
         train(archive, tmp_path, replace(PLAIN, shape=replace(SHAPE, frames=2)))
     with pytest.raises(NotEnoughFrames, match="10 minutes' step, got 5"):
         train(archive, tmp_path, replace(PLAIN, step_minutes=10))
-    with pytest.raises(NotEnoughFrames, match="all 3 events are held out"):
+    with pytest.raises(NotEnoughFrames, match="all 3 are held out"):
         train(archive, tmp_path, replace(PLAIN, hold_out=("storm-3", "storm-4", "storm-5")))
     assert shape_for("convlstm").frames == 4
 
