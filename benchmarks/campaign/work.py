@@ -21,10 +21,14 @@ import torch
 from benchmarks.campaign.folder import FAILED_FILE, FINISHED_FILE, PROGRESS_FILE, Campaign
 from benchmarks.campaign.plans import ENTRIES, Entry, run_name
 from benchmarks.campaign.processes import note_worker, this_process
+from models.registry import PRESETS
 from nowcast.archive.archive import Archive
 from nowcast.archive.events import find_events
 from nowcast.disk import durable
 from nowcast.errors import NotEnoughFrames
+from nowcast.methods.networks.checkpoint import verify
+from nowcast.methods.networks.versions import SHIPPED
+from nowcast.names import CONFIG_FILE, NETWORKS
 from nowcast.scores.skillfile import MEAN_CSI, mean_csi, pooled
 from nowcast.training.candidate import write_candidate
 from nowcast.training.plan import Plan
@@ -121,7 +125,8 @@ def take_next(
 ) -> bool:
     """Train the first network whose turn has come, and return whether there was one.
 
-    One that is finished is trained again, from its best weights and with another seed, once no other waits.
+    One begins with the weights of the package, if they fit. One that is finished is trained again, from
+    its best weights and with another seed, once no other waits.
     """
     turns = {entry.model: rounds(campaign, entry, hold_out) for entry in entries}
     told = {name: [run.name for run, _ in of_network] for name, of_network in turns.items()}
@@ -132,9 +137,18 @@ def take_next(
         with claimed(run / ".lock") as mine:
             if mine and not (run / FINISHED_FILE).exists():
                 scores = {folder: durable.read_json(folder / FINISHED_FILE)["score"] for folder, _ in before}
-                attempt(campaign, archive, run, plan, max(scores, key=scores.__getitem__, default=None))
+                begin = max(scores, key=scores.__getitem__, default=shipped(plan.model))
+                attempt(campaign, archive, run, plan, begin)
                 return True
     return False
+
+
+def shipped(model: str) -> Path | None:
+    """Return the package's weights of a network, with which its first round begins; ``None`` if none fit."""
+    folder = SHIPPED / model
+    if not (folder / CONFIG_FILE).exists() or verify(folder).config != PRESETS[NETWORKS[model]]:
+        return None
+    return folder
 
 
 def rounds(campaign: Campaign, entry: Entry, hold_out: Sequence[str]) -> list[tuple[Path, Plan]]:

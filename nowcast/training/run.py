@@ -116,6 +116,8 @@ def train(
         raise UnknownModel(f"expected a network that forecasts frames, {plan.model} does not")
     if start is not None:
         _begin_with(start, network)
+        if isinstance(network, Correction):
+            network.trust.fill_(1.0)  # what is trusted of other weights says nothing of these
     if (network.frames or 1) > plan.shape.frames:
         raise BadRequest(f"{plan.model} needs {network.frames} frames, the plan has {plan.shape.frames}")
     if "guess" in network.context:

@@ -224,6 +224,15 @@ def test_every_network_for_two_cores_has_an_entry(project_weights: set[str]) -> 
     assert models[:2] == ["scs", "crn"]
 
 
+def test_a_first_round_begins_with_the_weights_of_the_package_if_they_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert work.shipped("scs") == work.SHIPPED / "scs"
+    assert work.shipped("e3d") is None, "there are none yet"
+    monkeypatch.setitem(PRESETS, NETWORKS["scs"], PRESETS[NETWORKS["crn"]])
+    assert work.shipped("scs") is None, "they are of another network"
+
+
 @pytest.fixture
 def project_weights() -> set[str]:
     return {path.name for path in (Path(work.__file__).parents[2] / "nowcast" / "weights").iterdir()}
